@@ -1,0 +1,31 @@
+"""Train, judge and search image classifiers from one Python file."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pochitrain.config.loader import load_config as load_config
+    from pochitrain.config.schema import Config as Config
+    from pochitrain.data.samples import digits_folder as digits_folder
+    from pochitrain.errors import PochiError as PochiError
+    from pochitrain.experiment import Experiment as Experiment
+    from pochitrain.tasks.train import train as train
+
+# Resolved on first use: `import pochitrain` loads no torch.
+_HOMES = {
+    "Config": "config.schema",
+    "Experiment": "experiment",
+    "PochiError": "errors",
+    "digits_folder": "data.samples",
+    "load_config": "config.loader",
+    "train": "tasks.train",
+}
+__all__ = ["Config", "Experiment", "PochiError", "digits_folder", "load_config", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pochitrain' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"pochitrain.{_HOMES[name]}"), name)

@@ -1,13 +1,13 @@
 """Every error a user can meet: what happened, where, and how to mend it; each class has its exit code.
 
-    PochiError                 1  (never raised itself: an uncaught bug exits 1)
-    ├─ ConfigError             2  wrong use, or a mistake in the config; may hold many problems at once
-    ├─ DataError               3  images, folders, checkpoints that cannot be read
-    ├─ DivergedError           4  the loss or the weights are no longer finite
-    ├─ OutOfMemoryError        5  the device's memory does not hold a batch
-    ├─ DiskError              74  disk full, read-only or gone
-    ├─ AlreadyRunningError    75  another process trains this experiment
-    └─ StoppedError      130/143  a signal stopped the run after everything was saved
+PochiError                 1  (never raised itself: an uncaught bug exits 1)
+├─ ConfigError             2  wrong use, or a mistake in the config; may hold many problems at once
+├─ DataError               3  images, folders, checkpoints that cannot be read
+├─ DivergedError           4  the loss or the weights are no longer finite
+├─ OutOfMemoryError        5  the device's memory does not hold a batch
+├─ DiskError              74  disk full, read-only or gone
+├─ AlreadyRunningError    75  another process trains this experiment
+└─ StoppedError      130/143  a signal stopped the run after everything was saved
 """
 
 from __future__ import annotations

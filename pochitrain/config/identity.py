@@ -1,0 +1,80 @@
+"""The id of an experiment: a digest of everything that determines the weights at epoch k.
+
+That is: every setting that is declared so in the schema, the user's own code which those values reach, the values in
+the file that a part of the user's asks for by name, and the data. What only says when to stop, where to run, where to
+write or what to watch is left out. A setting that equals its default is left out too, so that a setting added by a
+later version leaves every old id alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+from pochitrain.config.canonical import canonical, difference, digest
+from pochitrain.config.inject import named_values
+from pochitrain.config.schema import Config, Settings, is_identity
+
+__all__ = ["canonical_settings", "difference", "digest", "experiment_id"]
+
+VERSION = "1"
+ORDERED = ("layer_wise_lr_config.layer_rates",)  # the first match wins, so the order means something
+
+_PARTS = ("model", "loss", "dataset", "train_epoch", "optimizer", "scheduler")
+
+
+def experiment_id(settings: Mapping[str, str], data: Mapping[str, str]) -> str:
+    """Return the full id, 64 hex digits.
+
+    Args:
+        settings: what `canonical_settings` returned.
+        data: name → digest of what the training reads, `data.train` and `data.val`.
+    """
+    return digest({"": f"pochitrain-identity-{VERSION}", **settings, **data})
+
+
+def canonical_settings(config: Config) -> dict[str, str]:
+    """Return the flat map path → leaf of all settings in the identity; equal maps train equal weights on equal data.
+
+    Raises:
+        ConfigError: with every value that has no stable identity (an open file, a lock, a generator).
+    """
+    values = dict(_identity_values(config))
+    if not config.enable_layer_wise_lr:
+        values.pop("layer_wise_lr_config", None)
+    if config.scheduler is None:
+        values.pop("scheduler_params", None)
+    if config.model is not None:
+        values.pop("model_name", None)
+        values.pop("pretrained", None)
+    values |= {f"helper {name}": value for name, value in _helpers_in_use(config).items()}
+    return canonical(values, ordered=ORDERED)
+
+
+def _identity_values(settings: Settings) -> Iterator[tuple[str, Any]]:
+    for name, info in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if not is_identity(info):
+            continue
+        if isinstance(value, Settings):
+            value = dict(_identity_values(value))
+            if value:
+                yield name, value
+        elif info.is_required() or type(value) is not type(info.default) or value != info.default:
+            yield name, value
+
+
+def _helpers_in_use(config: Config) -> dict[str, Any]:
+    """Return the values of the file, settings apart, that its parts ask for by name."""
+    helpers = {
+        name: value
+        for name, value in config.origin.helpers.items()
+        if not isinstance(value, ModuleType | type) and value not in (getattr(config, part) for part in _PARTS)
+    }
+    found: dict[str, Any] = {}
+    for part in _PARTS:
+        value = getattr(config, part)
+        if callable(value):
+            found |= named_values(value, helpers)
+    return found

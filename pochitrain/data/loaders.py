@@ -1,0 +1,249 @@
+"""Batches for the loop: counted order, counted augmentation, failures as values.
+
+A sample is asked for by (epoch, index), so that a worker process knows both without being told anything else, and
+augmentation follows from (seed, epoch, index) alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cloudpickle
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pochitrain.config.source import is_user_code
+from pochitrain.data.decode import decode_image
+from pochitrain.errors import DataError
+from pochitrain.locale import _
+from pochitrain.randomness import permutation, seed_everything
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A sample that could not be made; it travels from a worker in the place of the sample."""
+
+    index: int
+    reason: str
+    fatal: bool = False  # not a matter of one bad file: `on_bad_image` does not apply
+
+
+Sample = tuple[Tensor, int, int]  # image (3, H, W), label, index
+Batch = tuple[Tensor, Tensor, list[Failure]]
+
+
+class Samples(Dataset[Any]):
+    """What the loaders read: (epoch, index) → (image, label) or Failure.
+
+    Args:
+        items: the user's data set, or paths with `labels`.
+        transform: applied to PIL images; what is no PIL image is taken as it is.
+        purpose: "augment" makes the draws differ from epoch to epoch, "val" keeps them the same in every epoch.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Any] | Dataset[Any],
+        labels: Sequence[int] | None,
+        transform: Callable[[Any], Any],
+        seed: int,
+        purpose: str,
+    ) -> None:
+        self.items, self.labels, self.transform, self.seed, self.purpose = items, labels, transform, seed, purpose
+
+    def __len__(self) -> int:
+        return len(self.items)  # type: ignore[arg-type]
+
+    def __getitem__(self, position: tuple[int, int]) -> Sample | Failure:
+        epoch, index = position
+        seed_everything(self.seed, self.purpose, epoch if self.purpose == "augment" else 0, index)
+        try:
+            image, label = self._read(index)
+            if isinstance(image, Image.Image):
+                image = self.transform(image)
+            return image, int(label), index
+        except (
+            Exception
+        ) as error:  # the user's transform or data set may raise anything; it is reported with its sample
+            reason = error.problems[0].what if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
+            return Failure(index, reason)
+
+    def _read(self, index: int) -> tuple[Any, int]:
+        if self.labels is None:
+            image, label = self.items[index]
+            return image, label
+        return decode_image(self.items[index]), self.labels[index]
+
+    def name(self, index: int) -> str:
+        """Return what a reader calls a sample: its path, or its place in the user's data set."""
+        return str(self.items[index]) if self.labels is not None else _("sample {index}", index=index)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Reached when a worker is spawned, not forked. The user's functions live in modules that the new process
+        # cannot import (a config file, a lambda), so they travel by value.
+        with contextlib.ExitStack() as stack:
+            for module in [m for m in list(sys.modules.values()) if getattr(m, "__pochi_source__", None) or _is_own(m)]:
+                cloudpickle.register_pickle_by_value(module)
+                stack.callback(cloudpickle.unregister_pickle_by_value, module)
+            return cloudpickle.loads, (cloudpickle.dumps((_restore, vars(self))),), None, None, None
+
+
+def _is_own(module: Any) -> bool:
+    return module.__name__ != "__main__" and is_user_code(module)
+
+
+def _restore(state: dict[str, Any]) -> Samples:
+    samples = Samples.__new__(Samples)
+    vars(samples).update(state)
+    return samples
+
+
+class Batches(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index) in the order of the epoch; `start` of them are passed over without being read.
+
+    A last batch of one image joins the one before it: BatchNorm has no variance of a single value.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, *, shuffle: bool) -> None:
+        self.count, self.batch_size, self.seed, self.shuffle = count, batch_size, seed, shuffle
+        self.epoch, self.start = 1, 0
+
+    def order(self, epoch: int) -> list[int]:
+        """Return the order of the samples in an epoch."""
+        return permutation(self.count, self.seed, "order", epoch) if self.shuffle else list(range(self.count))
+
+    def bounds(self) -> list[tuple[int, int]]:
+        starts = list(range(0, self.count, self.batch_size))
+        if len(starts) > 1 and self.count - starts[-1] == 1 and self.batch_size > 1:
+            starts.pop()
+        return list(zip(starts, [*starts[1:], self.count], strict=True))
+
+    def __len__(self) -> int:
+        return len(self.bounds()) - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = self.order(self.epoch)
+        for first, end in self.bounds()[self.start :]:
+            yield [(self.epoch, index) for index in order[first:end]]
+
+
+class Loader:
+    """One split of the data as batches, epoch after epoch, with its worker processes kept alive between epochs."""
+
+    def __init__(
+        self,
+        samples: Samples,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        workers: int,
+        pin_memory: bool,
+        timeout_seconds: int,
+        skip_failures: bool,
+    ) -> None:
+        self.samples = samples
+        self.batches = Batches(len(samples), batch_size, samples.seed, shuffle=shuffle)
+        self.skip_failures = skip_failures
+        self.skipped: set[str] = set()
+        self._loader: DataLoader[Any] = DataLoader(
+            samples,
+            batch_sampler=self.batches,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=pin_memory,
+            persistent_workers=workers > 0,
+            timeout=timeout_seconds if workers else 0,
+            worker_init_fn=_quiet_worker,
+            generator=torch.Generator(),  # its draw of a base seed shall not touch the global generator
+        )
+
+    def __len__(self) -> int:
+        """Return the number of steps of an epoch."""
+        return len(self.batches.bounds())
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (images (n, 3, H, W), labels (n,)) of an epoch from step `start` on.
+
+        Raises:
+            DataError: a sample cannot be read (unless failures are skipped), a worker died or hangs.
+        """
+        self.batches.epoch, self.batches.start = epoch, start
+        step = start
+        batches = self._watched(epoch)
+        for images, labels, failures in batches:
+            if failures:
+                self._note(failures)
+            if len(labels) > (1 if failures and self.batches.batch_size > 1 else 0):
+                yield images, labels
+            else:
+                yield images[:0], labels[:0]
+            step += 1
+
+    def names(self, epoch: int, step: int) -> list[str]:
+        """Return the names of the samples of one batch."""
+        first, end = self.batches.bounds()[step]
+        return [self.samples.name(index) for index in self.batches.order(epoch)[first:end]]
+
+    def _watched(self, epoch: int) -> Iterator[Batch]:
+        iterator = iter(self._loader)
+        step = self.batches.start
+        while True:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except RuntimeError as error:  # how torch reports a worker that was killed or is silent
+                if "worker" not in str(error) and "timed out" not in str(error):
+                    raise
+                names = self.names(epoch, min(step, len(self) - 1))
+                raise DataError(
+                    _("A process that loads images died or hangs: {reason}", reason=str(error).splitlines()[0]),
+                    _("waiting for one of: {names}", names=", ".join(names[:8])),
+                    _("start again (it continues); if it happens again, try num_workers = 0 to see the cause"),
+                ) from error
+            yield batch
+            step += 1
+
+    def _note(self, failures: list[Failure]) -> None:
+        names = [self.samples.name(failure.index) for failure in failures]
+        if self.skip_failures and not any(failure.fatal for failure in failures):
+            self.skipped.update(names)
+            return
+        raise DataError(
+            _("A sample cannot be used: {reason}", reason=failures[0].reason),
+            "\n    ".join(names[:10]),
+            _("add a Resize to the transform")
+            if failures[0].fatal
+            else _('mend or remove it, or set on_bad_image = "skip"'),
+        )
+
+
+def collate(samples: list[Sample | Failure]) -> Batch:
+    """Return the batch of the samples that could be made, and the failures."""
+    failures = [sample for sample in samples if isinstance(sample, Failure)]
+    good = [sample for sample in samples if not isinstance(sample, Failure)]
+    odd = next((sample for sample in good if sample[0].shape != good[0][0].shape), None)
+    if odd is not None:
+        shapes = tuple(good[0][0].shape), tuple(odd[0].shape)
+        reason = _("images of different sizes do not stack: {a} and {b}", a=shapes[0], b=shapes[1])
+        failures, good = [Failure(sample[2], reason, fatal=True) for sample in (good[0], odd)], []
+    if not good:
+        return torch.empty(0), torch.empty(0, dtype=torch.int64), failures
+    images = torch.stack([image for image, _label, _index in good])
+    return images, torch.tensor([label for _image, label, _index in good]), failures
+
+
+def _quiet_worker(_number: int) -> None:
+    # Ctrl+C reaches the whole process group: only the training process decides what it means. And DataLoader ends its
+    # workers with SIGTERM, which the handler inherited from the training process would swallow.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    torch.set_num_threads(1)

@@ -1,0 +1,215 @@
+"""What a run reads: class folders or a data set of the user's, checked before anything else is built."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pochitrain.config.canonical import digest
+from pochitrain.config.inject import call_part, parameters, part_values
+from pochitrain.config.schema import Config
+from pochitrain.data.decode import BrokenImage
+from pochitrain.data.folder import (
+    ImageFolder,
+    check_headers,
+    check_same_classes,
+    display_name,
+    exact_leaks,
+    manifest,
+    manifest_digest,
+    nested_roots,
+    scan_folder,
+)
+from pochitrain.errors import ConfigError, DataError, Problem
+from pochitrain.locale import _
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of the data: paths with their labels, or a data set of the user's (labels None)."""
+
+    items: Any
+    labels: Sequence[int] | None
+    extremes: tuple[int, ...] = (0,)  # indices of images of different shapes, to try a transform on
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data of an experiment."""
+
+    classes: tuple[str, ...]
+    counts: tuple[int, ...]  # training images per class
+    train: Split
+    val: Split | None
+    notes: tuple[str, ...] = ()  # what a reader should know and need not act on
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Return what stands for the data in the identity."""
+        splits = {"data.train": self.train, "data.val": self.val}
+        return {name: manifest_digest(split.manifest) for name, split in splits.items() if split is not None}
+
+
+def load_data(config: Config) -> Data:
+    """Find, check and label the data of a config.
+
+    Costs one look at each folder and at the head and tail of each file, no decoding.
+
+    Raises:
+        DataError: with every broken image, or with what is wrong with the folders.
+        ConfigError: `num_classes` contradicts the folders.
+    """
+    data = _own_data(config) if config.dataset is not None else _folder_data(config)
+    if config.num_classes is not None and config.num_classes != len(data.classes):
+        raise ConfigError(
+            _(
+                "num_classes is {given}, but the data has {found} classes: {names}",
+                given=config.num_classes,
+                found=len(data.classes),
+                names=", ".join(data.classes[:20]) + (" …" if len(data.classes) > 20 else ""),
+            ),
+            "num_classes",
+            _("set num_classes = {found}, or leave it out", found=len(data.classes)),
+        )
+    return data
+
+
+def _folder_data(config: Config) -> Data:
+    assert config.train_data_root is not None
+    train = scan_folder(config.train_data_root)
+    val = None if config.val_data_root is None else scan_folder(config.val_data_root)
+    notes = list(train.notes)
+    if val is not None:
+        notes += val.notes
+        val = check_same_classes(train, val)
+        notes += _leak_notes(train, val)
+    broken: list[BrokenImage] = []
+    train_split = _split(train, config, broken, notes)
+    val_split = _split(val, config, broken, notes) if val is not None else None
+    if broken and config.on_bad_image == "error":
+        problems = [Problem(error.problems[0].what, error.problems[0].where) for error in broken]
+        advice = _('mend or remove the {count} files, or set on_bad_image = "skip"', count=len(broken))
+        problems[-1] = Problem(problems[-1].what, problems[-1].where, advice)
+        raise DataError(problems=problems)
+    if broken:
+        notes.append(_("{count} unreadable images are left out", count=len(broken)))
+        notes += [f"  {display_name(error.problems[0].where)}: {error.problems[0].what}" for error in broken[:20]]
+    counts = Counter(train_split.labels or ())
+    if empty := [name for label, name in enumerate(train.classes) if not counts[label]]:
+        raise DataError(
+            _("Classes without a readable training image: {names}", names=", ".join(empty)),
+            str(train.root),
+            _("add images, or remove the folders"),
+        )
+    return Data(
+        train.classes,
+        tuple(counts[label] for label in range(len(train.classes))),
+        train_split,
+        val_split,
+        tuple(notes),
+    )
+
+
+def _leak_notes(train: ImageFolder, val: ImageFolder) -> list[str]:
+    if nested := nested_roots(train.root, val.root):
+        return [nested]
+    leaks = exact_leaks(train, val)
+    if not leaks:
+        return []
+    example = " = ".join(display_name(name) for name in leaks[0])
+    return [_("{count} images are in training and in validation, e.g. {example}", count=len(leaks), example=example)]
+
+
+def _split(folder: ImageFolder, config: Config, broken: list[BrokenImage], notes: list[str]) -> Split:
+    """Return the readable images of a folder; what is unreadable is added to `broken`."""
+    headers, errors = check_headers(folder)
+    broken += errors
+    kept = [index for index, header in enumerate(headers) if header is not None]
+    shapes: dict[float, int] = {}  # aspect ratio → position among those kept
+    for position, index in enumerate(kept):
+        header = headers[index]
+        assert header is not None
+        shapes.setdefault(header.width / header.height, position)
+    ratios = sorted(shapes)
+    sizes = sorted(range(len(kept)), key=lambda position: _pixels(headers[kept[position]]))
+    extremes = [shapes[ratios[0]], shapes[ratios[-1]], sizes[0], sizes[-1]] if kept else []
+    return Split(
+        items=[str(Path(folder.root, folder.files[index])) for index in kept],
+        labels=[int(folder.labels[index]) for index in kept],
+        extremes=tuple(dict.fromkeys(extremes)),
+        manifest=manifest(folder),
+    )
+
+
+def _pixels(header: Any) -> int:
+    return int(header.width * header.height)
+
+
+def _own_data(config: Config) -> Data:
+    train_set = _call_dataset(config, "train")
+    val_set = _call_dataset(config, "val")
+    assert train_set is not None
+    labels = _labels(train_set)
+    names = getattr(train_set, "classes", None)
+    count = config.num_classes or (len(names) if names is not None else max(labels) + 1)
+    classes = tuple(str(name) for name in (names if names is not None else range(count)))
+    if labels and (min(labels) < 0 or max(labels) >= len(classes)):
+        raise DataError(
+            _("The data set has label {label}, but {count} classes", label=max(labels), count=len(classes)),
+            "dataset",
+            _("labels count from 0 and stay below the number of classes"),
+        )
+    counts = Counter(labels)
+    if empty := [name for label, name in enumerate(classes) if not counts[label]]:
+        raise DataError(
+            _("Classes without a readable training image: {names}", names=", ".join(empty)), "dataset", _("add images")
+        )
+    return Data(
+        classes,
+        tuple(counts[label] for label in range(len(classes))),
+        Split(train_set, None, manifest=_own_manifest(classes, labels)),
+        None if val_set is None else Split(val_set, None, manifest=_own_manifest(classes, _labels(val_set))),
+    )
+
+
+def _call_dataset(config: Config, split: str) -> Any:
+    """Return the user's data set for a split; one that cannot tell the splits apart has no validation data."""
+    if split == "val" and not {"split", "train", "root"} & parameters(config.dataset).keys():
+        return None
+    root = config.train_data_root if split == "train" else config.val_data_root
+    transform = config.train_transform if split == "train" else config.val_transform
+    values = part_values(config, split=split, train=split == "train", root=root, transform=transform)
+    made = call_part("dataset", config.dataset, values)
+    if made is None and split == "val":
+        return None
+    if not (hasattr(made, "__getitem__") and hasattr(made, "__len__")) or len(made) == 0:
+        raise ConfigError(
+            _(
+                "dataset gave {kind} for {split}: not a data set with a length and items",
+                kind=type(made).__name__,
+                split=split,
+            ),
+            "dataset",
+            _("return a torch Dataset of (image, label), or None for no validation data"),
+        )
+    return made
+
+
+def _labels(dataset: Any) -> list[int]:
+    """Return the labels of a data set: its `targets` or `labels`, else read from every item."""
+    for name in ("targets", "labels"):
+        if (labels := getattr(dataset, name, None)) is not None:
+            return [int(label) for label in labels]
+    return [int(dataset[index][1]) for index in range(len(dataset))]
+
+
+def _own_manifest(classes: tuple[str, ...], labels: list[int]) -> dict[str, Any]:
+    # The contents of the user's data set are known to its code alone, which is part of the identity.
+    return {"classes": list(classes), "labels": digest({"": ",".join(map(str, labels))})}

@@ -1,0 +1,322 @@
+"""build_run: the one place where settings become objects."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pochitrain.config.schema import Config
+from pochitrain.data.loaders import Failure, Loader, Samples
+from pochitrain.data.source import Data, Split
+from pochitrain.engine.gradients import GradientNorms
+from pochitrain.errors import ConfigError, DataError
+from pochitrain.history import Record
+from pochitrain.locale import _
+from pochitrain.parts.losses import LossFn, build_loss, resolve_class_weights
+from pochitrain.parts.models import build_model
+from pochitrain.parts.optim import LayerGroup, build_optimizer, build_scheduler, layer_groups, parameter_groups
+from pochitrain.randomness import seed_everything
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Totals:
+    """What an epoch has summed so far, on the device; a checkpoint within an epoch holds it.
+
+    `loss` is the sum of loss × weight and `weight` the sum of the samples' weights, so that their quotient is the exact
+    (weighted) mean over the samples, whatever the sizes of the batches.
+    """
+
+    loss: Tensor
+    weight: Tensor
+    correct: Tensor
+    count: int = 0
+    steps: int = 0
+
+    @classmethod
+    def zero(cls, device: torch.device) -> Totals:
+        exact = torch.float32 if device.type == "mps" else torch.float64  # MPS knows no float64
+        return cls(*(torch.zeros((), dtype=exact, device=device) for _name in range(3)))
+
+    def add(self, loss: Tensor, weight: Tensor | int, logits: Tensor, labels: Tensor) -> None:
+        """Add one batch; no sync."""
+        loss = loss.detach()
+        self.loss += loss.to(self.loss.dtype) * weight
+        self.weight += weight
+        self.correct += (logits.detach().argmax(dim=1) == labels).sum()
+        self.count += len(labels)
+        self.steps += 1
+
+    def record(self, prefix: str) -> Record:
+        """Return `<prefix>_loss` and `<prefix>_accuracy` (percent). One sync."""
+        loss, weight, correct = torch.stack([self.loss, self.weight, self.correct]).tolist()
+        return {
+            f"{prefix}_loss": loss / weight if weight else float("nan"),
+            f"{prefix}_accuracy": 100.0 * correct / self.count if self.count else float("nan"),
+        }
+
+
+@dataclass
+class Run:
+    """The torch objects of one training, and what was decided for this machine."""
+
+    config: Config
+    classes: tuple[str, ...]
+    class_weights: list[float]
+    device: torch.device
+    precision: str
+    channels_last: bool
+    model: nn.Module
+    forward: Callable[[Tensor], Tensor]  # the model, compiled when asked for
+    loss_fn: LossFn
+    optimizer: Optimizer
+    scheduler: Any
+    groups: list[LayerGroup]
+    train_loader: Loader
+    val_loader: Loader | None
+    scaler: torch.amp.GradScaler
+    gradients: GradientNorms | None
+    totals: Totals
+    sample_weights: Tensor | None = None  # (K,) when the default loss is weighted
+    confusion: Tensor | None = None  # (K, K) counts of the last validation, rows true, columns predicted
+    tick: Callable[[str, Totals], None] = field(
+        default=lambda phase, totals: None
+    )  # after each batch, "train" or "val"
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        dtype = PRECISIONS[self.precision]
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
+
+    def move(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the batch on the device, in the model's memory layout."""
+        if self.channels_last:
+            images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+        else:
+            images = images.to(self.device, non_blocking=True)
+        return images, labels.to(self.device, non_blocking=True)
+
+    def begin_epoch(self) -> None:
+        """Forget the sums of the epoch that is whole now."""
+        self.totals = Totals.zero(self.device)
+        if self.gradients:
+            self.gradients.reset()
+
+    def weight_of(self, labels: Tensor) -> Tensor | int:
+        return len(labels) if self.sample_weights is None else self.sample_weights[labels].sum()
+
+
+def choose_device(config: Config) -> torch.device:
+    """Return the device that was asked for, or the best one there is.
+
+    Raises:
+        ConfigError: it is not on this machine.
+    """
+    if config.device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(config.device)
+    except RuntimeError:
+        device = None
+    present = ["cpu"] + [f"cuda:{n}" for n in range(torch.cuda.device_count())]
+    present += ["mps"] if torch.backends.mps.is_available() else []
+    names = {*present, *(name.partition(":")[0] for name in present)}
+    if device is None or config.device not in names:
+        raise ConfigError(
+            _("There is no device {name} on this machine", name=repr(config.device)),
+            "device",
+            _("available: {names}; None chooses by itself", names=", ".join(present)),
+        )
+    return device
+
+
+def choose_precision(config: Config, device: torch.device) -> str:
+    """Return what "auto" means here: bf16 where the hardware computes in it, fp32 elsewhere.
+
+    `torch.backends.mkldnn` calls bf16 supported where it is emulated and slow; the processor's own flags are surer.
+    """
+    if config.precision != "auto":
+        return config.precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+    if device.type == "cpu":
+        flags = torch.cpu.get_capabilities()
+        return "bf16" if flags.get("avx512_bf16") or flags.get("amx_bf16") else "fp32"
+    return "fp32"
+
+
+def build_run(config: Config, data: Data) -> Run:
+    """Turn settings and data into everything that the loop needs.
+
+    Raises:
+        ConfigError: device, model, weights or transforms do not work; DataError: the first images do not.
+    """
+    device = choose_device(config)
+    weights = resolve_class_weights(config, data.counts)
+    make_deterministic(config)
+    seed_everything(config.seed, "init")
+    model = build_model(config, data.classes)
+    groups = layer_groups(model, config) if config.enable_layer_wise_lr else []
+    train_loader = build_loader(config, data.train, "augment", device)
+    val_loader = build_loader(config, data.val, "val", device) if data.val else None
+    channels_last = config.channels_last if isinstance(config.channels_last, bool) else device.type != "mps"
+    probe = probe_images(train_loader, data.train, "train_transform")
+    if val_loader and data.val:
+        probe_images(val_loader, data.val, "val_transform")
+    check_outputs(model, probe, len(data.classes))
+    model = model.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
+    optimizer = build_optimizer(config, parameter_groups(model, config))
+    precision = choose_precision(config, device)
+    weighted = config.loss is None and any(weight != 1 for weight in weights)
+    gradients = GradientNorms(model, config.gradient_tracking_config) if config.enable_gradient_tracking else None
+    return Run(
+        config=config,
+        classes=data.classes,
+        class_weights=weights,
+        device=device,
+        precision=precision,
+        channels_last=channels_last,
+        model=model,
+        forward=torch.compile(model) if config.compile else model,
+        loss_fn=build_loss(config, weights, device),
+        optimizer=optimizer,
+        scheduler=build_scheduler(config, optimizer),
+        groups=groups,
+        train_loader=train_loader,
+        val_loader=val_loader,
+        scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
+        gradients=gradients,
+        totals=Totals.zero(device),
+        sample_weights=torch.tensor(weights, dtype=torch.float32, device=device) if weighted else None,
+    )
+
+
+def make_deterministic(config: Config) -> None:
+    """Choose algorithms that give the same bits every time, unless speed was asked for with `cudnn_benchmark`."""
+    torch.backends.cudnn.benchmark = config.cudnn_benchmark
+    if config.cudnn_benchmark:
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it to be deterministic
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+
+
+def build_loader(config: Config, split: Split, purpose: str, device: torch.device) -> Loader:
+    transform = config.train_transform if purpose == "augment" else config.val_transform
+    samples = Samples(split.items, split.labels, transform, config.seed, purpose)
+    return Loader(
+        samples,
+        batch_size=config.batch_size,
+        shuffle=purpose == "augment",
+        workers=config.num_workers,
+        pin_memory=device.type == "cuda" if config.pin_memory is None else config.pin_memory and device.type == "cuda",
+        timeout_seconds=config.worker_timeout_seconds,
+        skip_failures=config.on_bad_image == "skip",
+    )
+
+
+def probe_images(loader: Loader, split: Split, setting: str) -> Tensor:
+    """Pass the images of the most different shapes through the transform; return one as a batch (1, 3, H, W).
+
+    Raises:
+        ConfigError: the transform gives no float tensor (3, H, W), or tensors of different sizes.
+    """
+    images = []
+    for index in split.extremes:
+        sample = loader.samples[(1, index)]
+        if isinstance(sample, Failure):
+            raise DataError(
+                _("{setting} fails on an image: {reason}", setting=setting, reason=sample.reason),
+                loader.samples.name(index),
+                _("correct the transform, or mend the file"),
+            )
+        image = sample[0]
+        if not (isinstance(image, Tensor) and image.is_floating_point() and image.ndim == 3 and image.shape[0] == 3):
+            given = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+            raise ConfigError(
+                _("transforms.ToTensor() is required: without it the images are no float tensors (3, H, W)"),
+                f"{setting} ({_('gives {given}', given=given)})",
+                _(
+                    "put transforms.ToTensor() (v2: ToImage() and ToDtype(torch.float32, scale=True)) into the transform"
+                ),
+            )
+        images.append((image, index))
+    odd = next(((image, index) for image, index in images if image.shape != images[0][0].shape), None)
+    if odd is not None:
+        raise ConfigError(
+            _("The images have different sizes after {setting} and do not stack", setting=setting),
+            f"{loader.samples.name(images[0][1])} {tuple(images[0][0].shape)}\n"
+            f"         {loader.samples.name(odd[1])} {tuple(odd[0].shape)}",
+            _("add a Resize: transforms.Resize((224, 224)), or Resize(256) and CenterCrop(224)"),
+        )
+    return images[0][0].unsqueeze(0)
+
+
+def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> None:
+    """Pass one image through the model in evaluation mode, which changes nothing in it.
+
+    Raises:
+        ConfigError: the model fails on this size, or has another number of outputs than there are classes.
+    """
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            outputs = model(images)
+    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
+        raise ConfigError(
+            _("The model fails on an image of size {size}: {reason}", size=tuple(images.shape[1:]), reason=error),
+            "model, train_transform",
+            _("give the transform the size that the model expects"),
+        ) from error
+    finally:
+        model.train(training)
+    if not isinstance(outputs, Tensor) or tuple(outputs.shape) != (1, num_classes):
+        given = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ConfigError(
+            _(
+                "The model gives {given} for one image; {count} classes need (1, {count})",
+                given=given,
+                count=num_classes,
+            ),
+            "model",
+            _("give the last layer num_classes outputs"),
+        )
+
+
+def state_of(run: Run) -> dict[str, Any]:
+    """Return everything that a run needs to go on, as tensors and plain containers."""
+    totals = run.totals
+    return {
+        "model": run.model.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "scheduler": run.scheduler.state_dict() if run.scheduler is not None else None,
+        "scaler": run.scaler.state_dict(),
+        "totals": {"loss": totals.loss, "weight": totals.weight, "correct": totals.correct, "count": totals.count},
+        "gradient_sums": run.gradients.sums if run.gradients else None,
+    }
+
+
+def restore(run: Run, state: Mapping[str, Any], step: int) -> None:
+    """Put a state back; `step` steps of the next epoch are done."""
+    run.model.load_state_dict(state["model"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    if run.scheduler is not None:
+        run.scheduler.load_state_dict(state["scheduler"])
+    run.scaler.load_state_dict(state["scaler"])
+    if step:
+        sums = {name: state["totals"][name].to(run.device) for name in ("loss", "weight", "correct")}
+        run.totals = Totals(**sums, count=state["totals"]["count"], steps=step)
+        if run.gradients and state["gradient_sums"] is not None:
+            run.gradients.reset(state["gradient_sums"], step)

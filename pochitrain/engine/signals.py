@@ -1,0 +1,49 @@
+"""Ctrl+C, SIGTERM and SIGHUP: the first asks the run to stop and save, the second ends the process at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StopRequest:
+    """False until a signal came; then true, with the exit code that the shell expects (128 + the signal's number)."""
+
+    def __init__(self) -> None:
+        self.exit_code = 0
+
+    def __call__(self) -> bool:
+        return self.exit_code != 0
+
+
+@contextlib.contextmanager
+def graceful_stop() -> Iterator[StopRequest]:
+    """Turn the first signal into a request, and put the old handlers back at the end.
+
+    Outside the main thread (a notebook's worker, a test) signals cannot be caught: the request stays False.
+    """
+    request, process = StopRequest(), os.getpid()
+
+    def receive(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a loading process that has not yet chosen its own handlers
+            return
+        code = 128 + (signal.SIGTERM if number == signal.SIGHUP else number)
+        if request():
+            os._exit(code)
+        request.exit_code = code
+
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    old = {number: signal.signal(number, receive) for number in SIGNALS}
+    try:
+        yield request
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,58 @@
+"""The loss and the weights of the classes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pochitrain.config.inject import call_part, named_values, part_values
+from pochitrain.config.schema import Config, class_weights_problem
+from pochitrain.errors import ConfigError
+
+LossFn = Callable[[Tensor, Tensor], Tensor]
+
+
+def resolve_class_weights(config: Config, counts: Sequence[int]) -> list[float]:
+    """Return one weight per class: as given, all ones, or balanced, N / (K · n_c).
+
+    The balanced weights are those of scikit-learn's `compute_class_weight("balanced")` (King and Zeng 2001).
+
+    Args:
+        counts: training images per class, none of them 0.
+
+    Raises:
+        ConfigError: a list of another length than there are classes.
+    """
+    given = config.class_weights
+    if given == "uniform":
+        return [1.0] * len(counts)
+    if given is None:
+        total = sum(counts)
+        return [total / (len(counts) * count) for count in counts]
+    if len(given) != len(counts):
+        raise ConfigError(problems=[class_weights_problem(len(given), len(counts))])
+    return [float(weight) for weight in given]
+
+
+def build_loss(config: Config, weights: Sequence[float], device: torch.device) -> LossFn:
+    """Return loss(logits (N, K), labels (N,)) → scalar, the (weighted) mean over the batch.
+
+    A user's class (or module) becomes an object once; a user's function is the loss itself and gets the settings that
+    it names after `logits` and `labels` at every call. `class_weights` is a float tensor (K,) on the device.
+    """
+    tensor = torch.tensor(list(weights), dtype=torch.float32, device=device)
+    own = config.loss
+    if own is None:
+        # Ones change nothing but the time: without them torch takes its shorter path.
+        return nn.CrossEntropyLoss(weight=None if all(w == 1 for w in weights) else tensor)
+    if isinstance(own, nn.Module):
+        return own.to(device)
+    values = part_values(config, class_weights=tensor, weight=tensor, num_classes=len(weights))
+    if isinstance(own, type) or (isinstance(own, functools.partial) and isinstance(own.func, type)):
+        loss = call_part("loss", own, values)
+        return loss.to(device) if isinstance(loss, nn.Module) else loss  # type: ignore[no-any-return]
+    named = named_values(own, values, positional=2)
+    return functools.partial(own, **named) if named else own  # type: ignore[no-any-return]

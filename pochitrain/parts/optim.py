@@ -1,0 +1,173 @@
+"""Optimizer, parameter groups and scheduler from their settings."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer, lr_scheduler
+
+from pochitrain.config.inject import call_part, name_of, part_values
+from pochitrain.config.schema import OPTIMIZERS, SCHEDULERS, Config
+from pochitrain.errors import ConfigError, Problem
+from pochitrain.locale import _
+
+OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "Adam": {},
+    "AdamW": {"weight_decay": 0.01},
+    "SGD": {"momentum": 0.9, "weight_decay": 1e-4},
+}
+BUILT_IN_OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {name: getattr(torch.optim, name) for name in OPTIMIZERS}
+BUILT_IN_SCHEDULERS: dict[str, Callable[..., Any]] = {name: getattr(lr_scheduler, name) for name in SCHEDULERS}
+
+# What torch raises for arguments that it does not take or cannot use.
+_ARGUMENT_ERRORS = (TypeError, ValueError, ArithmeticError, AttributeError, KeyError)
+
+
+@dataclass(frozen=True)
+class LayerGroup:
+    """The parameters that one pattern of `layer_rates` caught; the pattern "other" holds the rest."""
+
+    pattern: str
+    rate: float
+    names: tuple[str, ...]
+
+
+def layer_groups(model: nn.Module, config: Config) -> list[LayerGroup]:
+    """Return which pattern governs which parameters, in the written order; the first match wins.
+
+    A pattern is anchored at the start of the parameter's name and must end at a dot or at the end: `layer1` is all of
+    stage 1, `layer4\\.1` one block, `conv1` the stem only.
+
+    Raises:
+        ConfigError: with every pattern that matches nothing.
+    """
+    rates = config.layer_wise_lr_config.layer_rates or {}
+    expressions = {pattern: re.compile(rf"(?:{pattern})(?=\.|$)") for pattern in rates}
+    caught: dict[str, list[str]] = {pattern: [] for pattern in rates}
+    rest: list[str] = []
+    for name, _parameter in model.named_parameters():
+        pattern = next((p for p, expression in expressions.items() if expression.match(name)), None)
+        (rest if pattern is None else caught[pattern]).append(name)
+    if unused := [pattern for pattern, names in caught.items() if not names]:
+        modules = ", ".join(name for name, _module in model.named_children())
+        raise ConfigError(
+            problems=[
+                Problem(
+                    _("The pattern {pattern} of layer_rates matches no parameter", pattern=repr(pattern)),
+                    "layer_wise_lr_config.layer_rates",
+                    _(
+                        "the modules of this model are: {modules}; an earlier pattern may have caught it",
+                        modules=modules,
+                    ),
+                )
+                for pattern in unused
+            ]
+        )
+    groups = [LayerGroup(pattern, rates[pattern], tuple(names)) for pattern, names in caught.items()]
+    return groups + ([LayerGroup("other", config.learning_rate, tuple(rest))] if rest else [])
+
+
+def parameter_groups(model: nn.Module, config: Config) -> list[dict[str, Any]]:
+    """Return torch's parameter groups; with layer-wise rates each has its pattern as `name`. A rate of 0 freezes."""
+    if not config.enable_layer_wise_lr:
+        return [{"params": [p for p in model.parameters() if p.requires_grad]}]
+    parameters = dict(model.named_parameters())
+    groups = []
+    for group in layer_groups(model, config):
+        members = [parameters[name] for name in group.names]
+        if group.rate == 0:
+            for parameter in members:
+                parameter.requires_grad_(False)
+        groups.append({"params": members, "lr": group.rate, "name": group.pattern})
+    return groups
+
+
+def build_optimizer(config: Config, groups: Iterable[dict[str, Any]]) -> Optimizer:
+    """Return the optimizer over `groups`.
+
+    Raises:
+        ConfigError: `optimizer_params` does not fit the optimizer.
+    """
+    given = config.optimizer_params or {}
+    chosen = config.optimizer
+    try:
+        if isinstance(chosen, str):
+            arguments = {"lr": config.learning_rate, **OPTIMIZER_DEFAULTS[chosen], **given}
+            return BUILT_IN_OPTIMIZERS[chosen](list(groups), **arguments)
+        if isinstance(chosen, type):
+            return chosen(list(groups), **{"lr": config.learning_rate, **given})  # type: ignore[no-any-return]
+        values = part_values(config, lr=config.learning_rate, **given)
+        return call_part("optimizer", chosen, values, list(groups))  # type: ignore[no-any-return]
+    except ConfigError:
+        raise
+    except _ARGUMENT_ERRORS as error:
+        factory = BUILT_IN_OPTIMIZERS[chosen] if isinstance(chosen, str) else chosen
+        raise _arguments_problem("optimizer_params", factory, error, skip=("params", "lr")) from error
+
+
+def build_scheduler(config: Config, optimizer: Optimizer) -> Any:
+    """Return the scheduler (stepped once per epoch), None for a constant rate.
+
+    Raises:
+        ConfigError: `scheduler_params` does not fit the scheduler.
+    """
+    if config.scheduler is None:
+        return None
+    given = config.scheduler_params or {}
+    chosen = config.scheduler
+    factory = BUILT_IN_SCHEDULERS[chosen] if isinstance(chosen, str) else chosen
+    try:
+        if isinstance(factory, type):
+            return factory(optimizer, **given)
+        return call_part("scheduler", factory, part_values(config, **given), optimizer)
+    except ConfigError:
+        raise
+    except _ARGUMENT_ERRORS as error:
+        raise _arguments_problem("scheduler_params", factory, error, skip=("optimizer",)) from error
+
+
+def step_scheduler(scheduler: Any, record: dict[str, Any]) -> None:
+    """Step the scheduler at the end of an epoch; a plateau scheduler sees the metric that fits its mode."""
+    if scheduler is None:
+        return
+    if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+        kind = "loss" if scheduler.mode == "min" else "accuracy"
+        scheduler.step(record.get(f"val_{kind}", record[f"train_{kind}"]))
+    else:
+        scheduler.step()
+
+
+def check_optimization(config: Config) -> list[Problem]:
+    """Return what is wrong with optimizer and scheduler settings, by trying them on one number for two epochs."""
+    parameter = nn.Parameter(torch.zeros(1))
+    try:
+        optimizer = build_optimizer(config, [{"params": [parameter]}])
+        scheduler = build_scheduler(config, optimizer)
+        for _epoch in range(2):
+            parameter.grad = torch.ones(1)
+            optimizer.step()
+            step_scheduler(scheduler, {"train_loss": 1.0, "train_accuracy": 0.0})
+    except ConfigError as error:
+        return list(error.problems)
+    except _ARGUMENT_ERRORS as error:
+        name = "scheduler_params" if config.scheduler is not None else "optimizer_params"
+        factory = config.scheduler if config.scheduler is not None else config.optimizer
+        factory = {**BUILT_IN_OPTIMIZERS, **BUILT_IN_SCHEDULERS}.get(factory, factory)
+        return list(_arguments_problem(name, factory, error, skip=("params", "lr", "optimizer")).problems)
+    return []
+
+
+def _arguments_problem(setting: str, factory: Any, error: Exception, skip: tuple[str, ...]) -> ConfigError:
+    names = [name for name in inspect.signature(factory).parameters if name not in (*skip, "last_epoch")]
+    reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError | ArithmeticError) else str(error)
+    return ConfigError(
+        _("{setting} does not fit {name}: {reason}", setting=setting, name=name_of(factory), reason=reason),
+        setting,
+        _("{name} takes: {names}", name=name_of(factory), names=", ".join(names)),
+    )

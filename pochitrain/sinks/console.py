@@ -1,0 +1,149 @@
+"""What a run says: to the terminal with a progress bar, to a pipe in plain lines, and both to train.log."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.tree import Tree
+
+from pochitrain.durable import disk_error
+from pochitrain.errors import DiskError, Problem
+from pochitrain.locale import _
+
+LEVELS = {"debug": 0, "info": 1, "warning": 2}
+
+
+class Log:
+    """Says lines to the reader; they also go to a file once `write_to` names one.
+
+    A closed pipe or a full disk ends the saying, never the run.
+    """
+
+    def __init__(self, level: str = "info") -> None:
+        self.level = LEVELS[level]
+        self.console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._path: Path | None = None
+        self._early: list[str] = []
+
+    def write_to(self, path: Path) -> None:
+        """Append to `path` from now on, what was said so far included."""
+        self._path = path
+        lines, self._early = self._early, []
+        self._append(lines)
+
+    def debug(self, text: str) -> None:
+        self._say(text, 0)
+
+    def info(self, text: str = "") -> None:
+        self._say(text, 1)
+
+    def warning(self, text: str) -> None:
+        self._say(_("warning: {text}", text=text), 2, style="yellow")
+
+    def table(self, table: Table | Tree) -> None:
+        """Show a table or a tree; the log file holds it as text."""
+        self._print(table, 1)
+        if self.level <= 1:
+            self._append(as_text(table).splitlines())
+
+    def _say(self, text: str, level: int, style: str | None = None) -> None:
+        self._print(text, level, style)
+        if level >= self.level:
+            self._append(text.splitlines() or [""])
+
+    def _print(self, what: Any, level: int, style: str | None = None) -> None:
+        if level < self.level:
+            return
+        try:
+            self.console.print(what, style=style)
+        except (BrokenPipeError, ValueError):  # the reader is gone; ValueError: the stream was closed
+            silence()
+        except UnicodeEncodeError:  # a terminal of another encoding
+            text = str(what).encode(self.console.encoding, errors="replace").decode(self.console.encoding)
+            self.console.print(text, style=style)
+
+    def _append(self, lines: list[str]) -> None:
+        if self._path is None:
+            self._early += lines
+            return
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        try:
+            with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.writelines(f"{stamp} {line}\n" for line in lines)
+        except OSError as error:
+            path, self._path = self._path, None
+            self.warning(first_line(disk_error(error, path)))
+
+
+def as_text(figure: Table | Tree) -> str:
+    """Return a table or a tree as plain lines of at most 120 characters."""
+    file = io.StringIO()
+    Console(width=120, no_color=True, file=file).print(figure)
+    return file.getvalue()
+
+
+def first_line(error: DiskError) -> str:
+    problem: Problem = error.problems[0]
+    return f"{problem.what} ({problem.where})"
+
+
+def silence() -> None:
+    """Send standard output nowhere: its reader has closed the pipe, and the run goes on."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class EpochBar:
+    """The bar of the epoch that is running; shows nothing in a pipe."""
+
+    def __init__(self, log: Log) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=log.console,
+            transient=True,
+            expand=True,
+            disable=not log.console.is_terminal or log.level > 1,
+            refresh_per_second=5,
+        )
+        self.task = self.progress.add_task("", total=None, figures="")
+        self._next = 0.0
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the epoch began."""
+        return time.monotonic() - self._started
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[EpochBar]:
+        with self.progress:
+            yield self
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to show new figures; reading them from a GPU costs a wait."""
+        return not self.progress.disable and time.monotonic() >= self._next
+
+    def update(self, description: str, done: int, total: int, figures: str) -> None:
+        self._next = time.monotonic() + 0.2
+        self.progress.update(self.task, description=description, completed=done, total=total, figures=figures)
+
+    def restart(self) -> None:
+        """Begin the next epoch."""
+        if not self.progress.disable:
+            self.progress.reset(self.task, figures="")
+        self._next, self._started = 0.0, time.monotonic()

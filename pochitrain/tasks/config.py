@@ -1,0 +1,61 @@
+"""`pochi config`: settings looked at without training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+from rich.tree import Tree
+
+from pochitrain.config.describe import plain_settings
+from pochitrain.config.schema import Config
+from pochitrain.locale import _
+
+
+def settings_tree(config: Config) -> Tree:
+    """Return every resolved setting; those that the file or the command line gave are set in bold."""
+    tree = Tree(Text(str(config.origin.path or _("settings"))))
+    for name, value in plain_settings(config).items():
+        style = "bold" if name in config.model_fields_set else "dim"
+        _grow(tree, name, value, style)
+    return tree
+
+
+def _grow(tree: Tree, name: str, value: Any, style: str) -> None:
+    if isinstance(value, dict) and value:
+        branch = tree.add(Text(name, style=style))
+        for key, item in value.items():
+            _grow(branch, key, item, style)
+    else:
+        tree.add(Text(f"{name} = {value if isinstance(value, str) else repr(value)}", style=style))
+
+
+def show_config(path: Path, overrides: Mapping[str, Any]) -> None:
+    """Print the tree of settings."""
+    from pochitrain.tasks.prepare import checked_config
+
+    Console(soft_wrap=True).print(settings_tree(checked_config(path, overrides)))
+
+
+def check_config(path: Path, overrides: Mapping[str, Any]) -> None:
+    """Go as far as `pochi train` does before it writes anything, and say that it would start."""
+    from pochitrain.data.source import load_data
+    from pochitrain.engine.run import build_run
+    from pochitrain.sinks.console import Log
+    from pochitrain.tasks.prepare import checked_config, plan
+    from pochitrain.tasks.summary import say_start
+
+    config = checked_config(path, overrides)
+    chosen = plan(config, load_data(config))
+    log = Log()
+    say_start(log, chosen, build_run(config, chosen.data))
+    log.info(_("The config is right."))
+
+
+def print_schema() -> None:
+    """Print the JSON schema of a config."""
+    print(json.dumps(Config.model_json_schema(), ensure_ascii=False, indent=2))

@@ -1,0 +1,108 @@
+"""What a training says at its start, after each epoch and at its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from pochitrain.config.schema import Config
+from pochitrain.engine.run import Run
+from pochitrain.history import History, Record, best_epoch, monitored
+from pochitrain.locale import _
+from pochitrain.sinks.console import Log
+from pochitrain.tasks.prepare import Plan
+
+if TYPE_CHECKING:
+    from pochitrain.tasks.train import Trained
+
+
+def say_start(log: Log, plan: Plan, run: Run) -> None:
+    """Say what is trained on what, and what was decided for this machine."""
+    data, experiment = plan.data, plan.experiment
+    log.info(_("experiment  {path}", path=experiment.dir))
+    counts = _("{count} images", count=len(data.train))
+    val = _("{count} images", count=len(data.val)) if data.val else _("none")
+    log.info(
+        _(
+            "data        train {train}, validation {val}, {classes} classes",
+            train=counts,
+            val=val,
+            classes=len(data.classes),
+        )
+    )
+    for note in data.notes:
+        log.warning(note)
+    size = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
+    layout = ", channels_last" if run.channels_last else ""
+    name = experiment.dir.parent.name
+    log.info(
+        _(
+            "model       {name}, {size:.1f} M parameters, on {device} in {precision}{layout}",
+            name=name,
+            size=size,
+            device=run.device,
+            precision=run.precision,
+            layout=layout,
+        )
+    )
+    if any(weight != 1 for weight in run.class_weights):
+        shown = ", ".join(f"{name} {weight:.4g}" for name, weight in zip(run.classes, run.class_weights, strict=True))
+        log.info(_("class weights  {weights}", weights=shown))
+    if run.groups:
+        log.table(layer_table(run))
+    if plan.config.val_data_root is None and plan.config.early_stopping.enabled and data.val is None:
+        log.warning(_("without validation data early stopping watches train_loss"))
+
+
+def layer_table(run: Run) -> Table:
+    """Return pattern → tensors → rate."""
+    table = Table(box=SIMPLE_HEAD, title=_("Layer-wise learning rates"), title_justify="left")
+    table.add_column(_("pattern"))
+    table.add_column(_("tensors"), justify="right")
+    table.add_column(_("parameters"), justify="right")
+    table.add_column(_("rate"), justify="right")
+    sizes = {name: parameter.numel() for name, parameter in run.model.named_parameters()}
+    for group in run.groups:
+        rate = f"{group.rate:g}" if group.rate else _("0 (frozen)")
+        table.add_row(group.pattern, str(len(group.names)), f"{sum(sizes[name] for name in group.names):,}", rate)
+    return table
+
+
+def say_epoch(log: Log, record: Record, config: Config, history: History) -> None:
+    """Say one line for an epoch; a star marks the best so far."""
+    val = f"   val {record['val_loss']:.4f} {record['val_accuracy']:6.2f} %" if "val_loss" in record else ""
+    star = " *" if best_epoch(history, config.early_stopping.monitor) == record["epoch"] else ""
+    width = len(str(config.epochs))
+    log.info(
+        _("epoch {epoch}/{epochs}", epoch=f"{record['epoch']:{width}}", epochs=config.epochs)
+        + f"   lr {record['learning_rate']:.3g}"
+        + f"   train {record['train_loss']:.4f} {record['train_accuracy']:6.2f} %{val}"
+        + f"   {record['seconds']:.1f} s {record['images_per_second']:.0f} "
+        + _("images/s")
+        + star
+    )
+
+
+def say_end(log: Log, trained: Trained, config: Config, plots_dir: Path) -> None:
+    """Say the result as a table, and where everything lies."""
+    experiment, history, _metric = trained
+    best = best_epoch(history, config.early_stopping.monitor)
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("")
+    for name in (_("best epoch {epoch}", epoch=best), _("last epoch {epoch}", epoch=len(history))):
+        table.add_column(name, justify="right")
+    shown = [name for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy") if name in history[-1]]
+    for name in shown:
+        cells = [
+            f"{record[name]:.2f} %" if name.endswith("accuracy") else f"{record[name]:.4f}"
+            for record in (history[(best or len(history)) - 1], history[-1])
+        ]
+        table.add_row(name, *cells)
+    log.table(table)
+    log.info(_("best epoch chosen by {monitor}", monitor=monitored(history, config.early_stopping.monitor)))
+    log.info(_("metrics  {path}", path=experiment.metrics_csv))
+    log.info(_("plots    {path}", path=plots_dir))
+    log.info(_("model    {path}", path=experiment.best_pt))
