@@ -78,6 +78,51 @@ def schema() -> None:
     print_schema()
 
 
+@config_app.command("id", help=_("Print the id of each config: its settings, code and data in 64 digits."))
+def config_id(
+    files: Annotated[list[Path], typer.Argument(help=_("Config files."))],
+    set_: SetOption = None,
+    explain: Annotated[bool, typer.Option("--explain", help=_("Show what the id is made of."))] = False,
+    debug: DebugOption = False,
+) -> None:
+    from pochitrain.tasks.config import print_ids
+
+    if not print_ids(files, _overrides(set_), explain):
+        raise typer.Exit(2)
+
+
+@config_app.command(help=_("Show in which settings two config files or experiments differ."))
+def diff(first: str, second: str, work_dir: WorkDirOption = Path("work_dirs"), debug: DebugOption = False) -> None:
+    from pochitrain.tasks.config import print_difference
+
+    print_difference(work_dir, first, second)
+
+
+@app.command("list", help=_("List all experiments."))
+def list_(
+    work_dir: WorkDirOption = Path("work_dirs"),
+    sort: Annotated[
+        str, typer.Option(help=_("Column to sort by: id, task, model, epochs, best, status, when, tags."))
+    ] = "when",
+    reverse: Annotated[bool, typer.Option("--reverse", "-r", help=_("Largest first."))] = False,
+    debug: DebugOption = False,
+) -> None:
+    from pochitrain.tasks.experiments import list_experiments
+
+    list_experiments(work_dir, sort, reverse)
+
+
+@app.command("show", help=_("Show what is known of one experiment."))
+def show_experiment(
+    experiment: Annotated[str, typer.Argument(help=_("The beginning of its id, its folder, or a file in it."))],
+    work_dir: WorkDirOption = Path("work_dirs"),
+    debug: DebugOption = False,
+) -> None:
+    from pochitrain.tasks.experiments import show_experiment as show_it
+
+    show_it(work_dir, experiment)
+
+
 def _overrides(assignments: list[str] | None) -> dict[str, Any]:
     from pochitrain.config.loader import parse_assignment
 

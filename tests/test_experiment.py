@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -128,6 +129,22 @@ def test_a_second_taker_learns_who_runs(tmp_path: Path) -> None:
     assert holder(experiment) is None
     with lock(experiment):
         pass
+
+
+def test_a_folder_set_aside_at_the_last_moment_is_not_taken_for_the_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment, real_flock = made(tmp_path, A), fcntl.flock
+
+    def overtaken(descriptor: int, kind: int) -> None:
+        monkeypatch.undo()
+        experiment.dir.rename(tmp_path / "aside")
+        real_flock(descriptor, kind)
+
+    monkeypatch.setattr(fcntl, "flock", overtaken)
+    with lock(experiment):
+        assert holder(experiment) is not None
+        assert not experiment.experiment_json.exists()
 
 
 def test_looking_does_not_keep_anybody_out(tmp_path: Path) -> None:

@@ -47,13 +47,15 @@ def fit(
     while len(history) < epochs and not stop() and not stopped_early(history, run.config.early_stopping):
         epoch = len(history) + 1
         started = time.perf_counter()
+        done_before = run.totals.count  # images of this epoch that an earlier life of the run has seen
         record: Record = {"epoch": epoch, **learning_rates(run)}
         record |= (run.config.train_epoch or train_epoch)(run, epoch)
         record |= evaluate(run)
         check_finite(run, record)
         seconds = time.perf_counter() - started
         step_scheduler(run.scheduler, record)
-        record |= {"seconds": round(seconds, 3), "images_per_second": round(len(run.train_loader.samples) / seconds, 1)}
+        images = len(run.train_loader.samples) - done_before
+        record |= {"seconds": round(seconds, 3), "images_per_second": round(images / seconds, 1)}
         history.append(record)
         run.begin_epoch()
         save(epoch, history)

@@ -155,8 +155,11 @@ def choose_precision(config: Config, device: torch.device) -> str:
     return "fp32"
 
 
-def build_run(config: Config, data: Data) -> Run:
+def build_run(config: Config, data: Data, *, precision: str | None = None) -> Run:
     """Turn settings and data into everything that the loop needs.
+
+    Args:
+        precision: what "auto" meant when the experiment began, so that it goes on in the same arithmetic.
 
     Raises:
         ConfigError: device, model, weights or transforms do not work; DataError: the first images do not.
@@ -176,7 +179,7 @@ def build_run(config: Config, data: Data) -> Run:
     check_outputs(model, probe, len(data.classes))
     model = model.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
     optimizer = build_optimizer(config, parameter_groups(model, config))
-    precision = choose_precision(config, device)
+    precision = precision or choose_precision(config, device)
     weighted = config.loss is None and any(weight != 1 for weight in weights)
     gradients = GradientNorms(model, config.gradient_tracking_config) if config.enable_gradient_tracking else None
     return Run(

@@ -41,7 +41,9 @@ def graceful_stop() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    old = {number: signal.signal(number, receive) for number in SIGNALS}
+    # What the parent told this process to ignore (nohup, a job in the background) stays ignored.
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    old = {number: signal.signal(number, receive) for number in heard}
     try:
         yield request
     finally:

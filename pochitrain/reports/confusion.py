@@ -80,7 +80,7 @@ def draw_confusion(
     figsize: tuple[float, float],
     cmap: str,
     normalize: bool = False,
-) -> None:
+) -> Figure:
     """Draw `matrix` (K, K): images of the true class (row) that were given the predicted class (column).
 
     The sizes are those of `confusion_matrix_config`, in points and inches, and hold as long as the result can be read:
@@ -118,6 +118,7 @@ def draw_confusion(
     bar.ax.yaxis.set_major_formatter(write_number)
     style_bar(bar, _("Share of the true class (%)") if normalize else _("Images"))
     save_figure(figure, path)
+    return figure
 
 
 def text_colors(cells: Floats) -> NDArray[np.str_]:

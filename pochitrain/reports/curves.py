@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pochitrain.history import GRADIENT, History
@@ -64,7 +65,7 @@ def draw_training(
     return paths
 
 
-def draw_loss(history: History, path: Path, *, best: int | None) -> None:
+def draw_loss(history: History, path: Path, *, best: int | None) -> Figure:
     """Draw training and validation loss; logarithmic when they span two decades; crosses where a loss is not finite."""
     figure = new_figure(8, 4.5)
     axes = figure.add_subplot()
@@ -87,9 +88,10 @@ def draw_loss(history: History, path: Path, *, best: int | None) -> None:
     style_values(axes, values, log_scale=is_wide(values))
     draw_legend(axes, lines)
     save_figure(figure, path)
+    return figure
 
 
-def draw_accuracy(history: History, path: Path, *, best: int | None, learning_rate: bool) -> None:
+def draw_accuracy(history: History, path: Path, *, best: int | None, learning_rate: bool) -> Figure:
     """Draw training and validation accuracy in percent, and with `learning_rate` the rate on a second axis."""
     figure = new_figure(8, 4.5)
     axes = figure.add_subplot()
@@ -103,9 +105,10 @@ def draw_accuracy(history: History, path: Path, *, best: int | None, learning_ra
         lines.append(_draw_rate(axes, epochs, column(history, "learning_rate")))
     draw_legend(axes, lines)
     save_figure(figure, path)
+    return figure
 
 
-def draw_layer_rates(history: History, path: Path, *, log_scale: bool) -> None:
+def draw_layer_rates(history: History, path: Path, *, log_scale: bool) -> Figure:
     """Draw the rate of each parameter group. A rate of 0 has no place on a logarithmic axis; the legend says 0."""
     figure = new_figure(8, 4.5)
     axes = figure.add_subplot()
@@ -117,6 +120,7 @@ def draw_layer_rates(history: History, path: Path, *, log_scale: bool) -> None:
     draw_layers(figure, axes, epochs, layers)
     style_values(axes, np.concatenate([*layers.values(), np.empty(0)]), log_scale=log_scale)
     save_figure(figure, path)
+    return figure
 
 
 def _draw_pair(

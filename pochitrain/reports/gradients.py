@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
 from matplotlib.ticker import Locator, NullLocator
 
 from pochitrain.history import GRADIENT, History
@@ -34,7 +35,7 @@ ROW_INCHES, LEAST_ROW_INCHES = 0.18, 0.1  # a row of the map, and the least that
 TALLEST_INCHES = 20.0
 
 
-def draw_gradients(history: History, timeline_path: Path, heatmap_path: Path) -> None:
+def draw_gradients(history: History, timeline_path: Path, heatmap_path: Path) -> tuple[Figure, Figure]:
     """Draw the L2 norms `gradient_norm/<name>` of the epochs that recorded any; both pictures are logarithmic.
 
     Raises:
@@ -44,11 +45,10 @@ def draw_gradients(history: History, timeline_path: Path, heatmap_path: Path) ->
     names = dict.fromkeys(name for record in recorded for name in record if name.startswith(GRADIENT))
     layers = {name.removeprefix(GRADIENT): column(recorded, name) for name in names}
     epochs = column(recorded, "epoch")
-    _draw_timeline(epochs, layers, timeline_path)
-    _draw_heatmap(epochs, layers, heatmap_path)
+    return _draw_timeline(epochs, layers, timeline_path), _draw_heatmap(epochs, layers, heatmap_path)
 
 
-def _draw_timeline(epochs: Floats, layers: Mapping[str, Floats], path: Path) -> None:
+def _draw_timeline(epochs: Floats, layers: Mapping[str, Floats], path: Path) -> Figure:
     figure = new_figure(9, 5)
     axes = figure.add_subplot()
     style_axes(axes, title=_("Gradient norm by layer"), ylabel=_("Gradient norm (L2)"))
@@ -56,9 +56,10 @@ def _draw_timeline(epochs: Floats, layers: Mapping[str, Floats], path: Path) -> 
     draw_layers(figure, axes, epochs, layers)
     style_values(axes, np.concatenate(list(layers.values())), log_scale=True)
     save_figure(figure, path)
+    return figure
 
 
-def _draw_heatmap(epochs: Floats, layers: Mapping[str, Floats], path: Path) -> None:
+def _draw_heatmap(epochs: Floats, layers: Mapping[str, Floats], path: Path) -> Figure:
     """One row per layer from input to output, one column per recorded epoch; grey where there is no positive number."""
     norms = np.stack(list(layers.values()))
     height = min(ROW_INCHES * len(layers), TALLEST_INCHES)
@@ -85,6 +86,7 @@ def _draw_heatmap(epochs: Floats, layers: Mapping[str, Floats], path: Path) -> N
     bar.minorticks_off()
     style_bar(bar, _("Gradient norm (L2)"))
     save_figure(figure, path)
+    return figure
 
 
 def _color_scale(norms: Floats) -> tuple[Normalize, Locator]:

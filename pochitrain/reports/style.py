@@ -43,7 +43,7 @@ INK, MUTED, GRID, NO_DATA = "#222222", "#767676", "#0000001C", "#D9D9D9"
 DEPTH_COLORS, DEPTH_END = "viridis", 0.87  # layers from input to output; the pale yellow end is hard to see on white
 MARKERS_UP_TO = 40  # epochs; with more, markers run together
 THIN_FROM = 200  # epochs; thick lines turn noise into a band
-LEGEND_UP_TO = 16  # names; with more, a colour bar tells them apart
+LEGEND_UP_TO = 16  # lines; with more, a colour bar tells the curves apart
 LAYER_INCHES = 2.6  # longer names of layers are shortened
 WIDE_RANGE = 99.0  # two decades, rounded: from there a logarithmic axis shows more than a linear one
 TEXT: dict[str, Any] = {"fontfamily": FAMILIES, "parse_math": False, "color": INK, "fontweight": "normal"}
@@ -256,28 +256,35 @@ def _legend(axes: Axes, lines: Sequence[Line2D], **place: Any) -> None:
 def draw_layers(figure: Figure, axes: Axes, epochs: Floats, layers: Mapping[str, Floats]) -> None:
     """Draw one curve per layer, coloured from input to output, with its last value in the legend at the right.
 
-    Layers with equal values share one curve that carries all their names. Beyond `LEGEND_UP_TO` curves a colour bar
-    with evenly spread names takes the legend's place.
+    Layers with equal values share one curve that carries all their names. A legend of more than
+    `LEGEND_UP_TO` lines gives way to a colour bar with evenly spread names.
     """
     shared: dict[bytes, list[str]] = {}
     for name, values in layers.items():
         shared.setdefault(values.tobytes(), []).append(name)
     colors = colormaps[DEPTH_COLORS](np.linspace(0, DEPTH_END, len(shared)))
-    lines = []
-    for color, names in zip(colors, shared.values(), strict=True):
-        values = layers[names[0]]
-        label = "\n".join(readable_layer(name) for name in names) + f" ({values[-1]:.3g})"
-        lines.append(draw_line(axes, epochs, values, color, label=label))
-    if len(lines) <= LEGEND_UP_TO:
+    labels = [_together(names) for names in shared.values()]
+    lines = [
+        draw_line(axes, epochs, layers[names[0]], color, label=f"{label} ({layers[names[0]][-1]:.3g})")
+        for color, label, names in zip(colors, labels, shared.values(), strict=True)
+    ]
+    if sum(label.count("\n") + 1 for label in labels) <= LEGEND_UP_TO:
         _legend(axes, lines, loc="upper left", bbox_to_anchor=(1, 1), labelspacing=0.6, title=_("Layer (last value)"))
         return
-    names = [readable_layer(names[0]) for names in shared.values()]
+    names = [readable_layer(", ".join(names)) for names in shared.values()]
     depth = ScalarMappable(Normalize(-0.5, len(names) - 0.5), ListedColormap(colors))
     bar = figure.colorbar(depth, ax=axes, pad=0.02, aspect=35)
     step = math.ceil(len(names) / LEGEND_UP_TO)
     bar.set_ticks(range(0, len(names), step), labels=names[::step], parse_math=False)
     bar.ax.invert_yaxis()
     style_bar(bar)
+
+
+def _together(names: Sequence[str]) -> str:
+    """Return up to three names, one per line; of more the first two and how many follow."""
+    if len(names) <= 3:
+        return "\n".join(map(readable_layer, names))
+    return "\n".join([*map(readable_layer, names[:2]), _("and {count} more", count=len(names) - 2)])
 
 
 def readable_layer(name: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from rich.tree import Tree
 
 from pochitrain.config.describe import plain_settings
 from pochitrain.config.schema import Config
+from pochitrain.errors import DataError, PochiError
+from pochitrain.experiment import find_experiment
 from pochitrain.locale import _
 
 
@@ -59,3 +62,56 @@ def check_config(path: Path, overrides: Mapping[str, Any]) -> None:
 def print_schema() -> None:
     """Print the JSON schema of a config."""
     print(json.dumps(Config.model_json_schema(), ensure_ascii=False, indent=2))
+
+
+def print_ids(paths: Sequence[Path], overrides: Mapping[str, Any], explain: bool) -> bool:
+    """Print one line for each file, its full id and its path; return whether every file has one.
+
+    A file that is refused says why on stderr, and the others go on.
+
+    Args:
+        explain: print what the id is made of, below its line.
+    """
+    from pochitrain.data.source import load_data
+    from pochitrain.tasks.prepare import checked_config, plan
+
+    fine = True
+    for path in paths:
+        try:
+            config = checked_config(path, overrides)
+            chosen = plan(config, load_data(config))
+        except PochiError as error:
+            print(error, file=sys.stderr)
+            fine = False
+            continue
+        print(f"{chosen.experiment.id}  {path}")
+        for key in sorted(chosen.canonical) if explain else ():
+            print(f"  {key} = {chosen.canonical[key]}")
+    return fine
+
+
+def print_difference(work_dir: Path, first: str, second: str) -> bool:
+    """Print in which settings two config files or experiments differ; return whether they do."""
+    from pochitrain.config.identity import difference
+
+    lines = difference(_canonical_of(work_dir, first), _canonical_of(work_dir, second))
+    print("\n".join(lines) if lines else _("no difference: the same experiment"))
+    return bool(lines)
+
+
+def _canonical_of(work_dir: Path, text: str) -> dict[str, str]:
+    """Return the settings in the identity of a config file, or of an experiment by its id or folder."""
+    from pochitrain.config.identity import canonical_settings
+    from pochitrain.tasks.prepare import checked_config, read_identity
+
+    if text.endswith(".py"):
+        return canonical_settings(checked_config(text))
+    experiment = find_experiment(work_dir, text)
+    canonical = read_identity(experiment)
+    if canonical is None:
+        raise DataError(
+            _("The identity of this experiment cannot be read"),
+            str(experiment.identity_json),
+            _("give the config file"),
+        )
+    return {key: leaf for key, leaf in canonical.items() if not key.startswith("data.")}

@@ -234,7 +234,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
     try:
-        checkpoints.save(2, 0, {"weight": torch.zeros(200_000)})
+        checkpoints.save(2, 0, {"weight": torch.zeros(1_000_000)})
         with pytest.raises(DiskError, match="epoch-00002") as caught:
             checkpoints.wait()
     finally:

@@ -1,0 +1,295 @@
+"""The one decoder: every command turns a file into pixels here, so that all of them see the same picture.
+
+A file's kind is read from its first bytes, never from its name. Not applied: colour profiles (ICC), gamma chunks.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+
+from pochitrain.errors import DataError
+from pochitrain.locale import _
+
+# Twice Pillow's own MAX_IMAGE_PIXELS, the point where Pillow refuses too (13 377 × 13 377, 0.5 GB as RGB).
+MAX_PIXELS = 178_956_970
+
+# Pillow's classes themselves, not Image.open: it warns for large pictures and odd second frames, and warnings cannot be
+# silenced for one thread only. Other formats (EPS starts Ghostscript) are never tried.
+_KINDS: tuple[tuple[bytes, Callable[..., Any]], ...] = (
+    (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
+    (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
+    (b"GIF87a", GifImagePlugin.GifImageFile),
+    (b"GIF89a", GifImagePlugin.GifImageFile),
+    (b"BM", BmpImagePlugin.BmpImageFile),
+    (b"RIFF", WebPImagePlugin.WebPImageFile),
+    (b"II*\0", TiffImagePlugin.TiffImageFile),
+    (b"MM\0*", TiffImagePlugin.TiffImageFile),
+    (b"II+\0", TiffImagePlugin.TiffImageFile),  # BigTIFF
+    (b"MM\0+", TiffImagePlugin.TiffImageFile),
+)
+
+# What Pillow raises for damaged files, found by flipping bytes in every format.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    ArithmeticError,
+    AttributeError,
+    RuntimeError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {  # EXIF 2.32, tag Orientation: how the stored picture is turned to stand upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANAR, _TIFF_FORMAT = 256, 257, 258, 262, 284, 339
+
+
+class BrokenImage(DataError):
+    """A file that cannot be used as an image: the problem's `what` is the reason, its `where` the file."""
+
+
+class _Refusal(Exception):
+    """The reason why a file is refused, on its way to becoming a BrokenImage with the file's name."""
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What a file says about its picture; width and height are those of the upright picture."""
+
+    width: int
+    height: int
+    format: str  # as Pillow names it: JPEG, PNG, GIF, BMP, TIFF, WEBP
+    mode: str  # as Pillow names it, before the conversion to RGB
+
+
+def decode_image(path: str | Path) -> Image.Image:
+    """Return the picture in a file: RGB, upright, as a viewer shows it on a white page.
+
+    Transparency lies over white; of several frames it is the first. 12 and 16 bits per channel are scaled to 8: grey
+    is rounded, colour keeps the high byte (less than 1/255 off). Floats are read as 0 (black) to 1 (white); other
+    ranges, signed and 32-bit integers are refused, because nothing in the file says what white is. The result carries
+    no metadata: nothing can turn it a second time. Safe in threads.
+
+    Raises:
+        BrokenImage: the file cannot be read, is no image, is cut off or damaged, has a kind of pixels that is
+            refused, or declares more than MAX_PIXELS (told by the header, before any pixel is decoded).
+    """
+    with _reading(path) as file:
+        image = _open(file)
+        image.load()
+        return _upright(_to_rgb(image))
+
+
+def inspect_image(path: str | Path) -> ImageHeader:
+    """Return what a file's header says, after checking that the end of the file is there. Decodes no pixel.
+
+    What it refuses, `decode_image` refuses for the same reason. It cannot see damage between header and end: flipped
+    bits, a missing middle, or floats outside 0 to 1.
+
+    Raises:
+        BrokenImage: as `decode_image`, for everything that header and end tell.
+    """
+    with _reading(path) as file:
+        image = _open(file)
+        width, height = _stored_size(image)
+        if _orientation(image) in (5, 6, 7, 8):
+            width, height = height, width
+        return ImageHeader(width, height, image.format, image.mode)
+
+
+@contextmanager
+def _reading(path: str | Path) -> Iterator[BinaryIO]:
+    try:
+        with open(path, "rb") as file:
+            yield file
+    except _Refusal as refusal:
+        raise BrokenImage(str(refusal), _shown(path)) from None
+    except _DAMAGE as error:
+        raise BrokenImage(_reason(error), _shown(path)) from error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        return _("cannot be read: {detail}", detail=os.strerror(error.errno))
+    if "truncated" in str(error).lower():
+        return _cut_off()
+    return _("damaged, or of a kind that Pillow cannot read: {detail}", detail=str(error) or type(error).__name__)
+
+
+def _cut_off() -> str:
+    return _("cut off: the end of the file is missing")
+
+
+def _shown(path: str | Path) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _open(file: BinaryIO) -> Any:
+    """Return Pillow's image of a file, checked as far as its header and its end tell, with no pixel decoded."""
+    head = file.read(32)
+    if not head:
+        raise _Refusal(_("the file is empty"))
+    kind = next((kind for signature, kind in _KINDS if head.startswith(signature)), None)
+    if kind is None or (head.startswith(b"RIFF") and head[8:12] != b"WEBP"):
+        raise _Refusal(_("no JPEG, PNG, BMP, GIF, TIFF or WebP image"))
+    size = os.fstat(file.fileno()).st_size
+    if kind is WebPImagePlugin.WebPImageFile:  # Pillow takes the memory for the whole picture when it opens one
+        if struct.unpack_from("<I", head, 4)[0] + 8 > size:
+            raise _Refusal(_cut_off())
+        _check_pixels(*_webp_size(head))
+    # About metadata only; for the whole process, but for these two modules. It has to be repeated, as anybody who
+    # leaves a `warnings.catch_warnings` takes it away.
+    warnings.filterwarnings("ignore", module=r"PIL\.(Tiff|Png)ImagePlugin")
+    file.seek(0)
+    image = kind(file)
+    _check_pixels(*_stored_size(image))
+    if (check := _CHECKS.get(image.format)) is not None:
+        check(image, file, size)
+    return image
+
+
+def _stored_size(image: Any) -> tuple[int, int]:
+    # Pillow turns the size of a TIFF by its orientation when it opens it, but not that of other formats.
+    if image.format == "TIFF":
+        return image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
+    width, height = image.size
+    return width, height
+
+
+def _check_pixels(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise _Refusal(
+            _(
+                "{width} × {height} pixels, more than the limit of {limit} million",
+                width=width,
+                height=height,
+                limit=MAX_PIXELS // 1_000_000,
+            )
+        )
+
+
+def _webp_size(head: bytes) -> tuple[int, int]:
+    """Return (width, height) from the first 30 bytes of a WebP file (RFC 9649, sections 2.5 to 2.7)."""
+    if head[12:16] == b"VP8X":
+        return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+    if head[12:16] == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = struct.unpack_from("<HH", head, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _check_jpeg(_image: Any, file: BinaryIO, size: int) -> None:
+    scan = file.tell()  # Pillow stops at the first scan: thumbnails with ends of their own lie before it
+    file.seek(max(scan, size - 4096))
+    if file.read().rstrip(b"\0\xff\r\n ").endswith(b"\xff\xd9"):
+        return
+    file.seek(scan)  # cameras append films and second pictures; inside a scan these two bytes cannot occur
+    if b"\xff\xd9" not in file.read():
+        raise _Refusal(_cut_off())
+
+
+def _check_png(image: Any, file: BinaryIO, size: int) -> None:
+    position = 8
+    while position + 12 <= size:
+        length, kind = struct.unpack(">I4s", os.pread(file.fileno(), 8, position))
+        if kind == b"eXIf" and "exif" not in image.info:  # it may stand after the pixels
+            image.info["exif"] = b"Exif\0\0" + os.pread(file.fileno(), length, position + 8)
+        position += 12 + length
+        if kind == b"IEND" and position <= size:
+            break
+    else:
+        raise _Refusal(_cut_off())
+    # Pillow widens grey of 2 and 4 bits to 8, and keeps the high byte of 16-bit colour, but leaves the transparent
+    # value as it is stored.
+    if (key := image.info.get("transparency")) is not None:
+        raw_mode = image.tile[0][3]
+        if raw_mode in ("L;2", "L;4"):
+            image.info["transparency"] = key * (85 if raw_mode == "L;2" else 17)
+        elif raw_mode == "RGB;16B":
+            image.info["transparency"] = tuple(value >> 8 for value in key)
+
+
+def _check_gif(_image: Any, file: BinaryIO, size: int) -> None:
+    file.seek(max(0, size - 4096))
+    if not file.read().rstrip(b"\0").endswith(b";"):
+        raise _Refusal(_cut_off())
+
+
+def _check_bmp(image: Any, file: BinaryIO, size: int) -> None:
+    decoder, (_left, _top, _right, height), offset, arguments = image.tile[0]
+    if decoder == "raw":
+        needed = offset + arguments[1] * height
+    else:  # run-length encoded: the file header says how long it is
+        file.seek(2)
+        (needed,) = struct.unpack("<I", file.read(4))
+    if needed > size:
+        raise _Refusal(_cut_off())
+
+
+def _check_tiff(image: Any, _file: BinaryIO, size: int) -> None:
+    tags = image.tag_v2
+    bits = max(tags.get(_TIFF_BITS, (1,)))
+    if image.mode == "I" or 2 in tags.get(_TIFF_FORMAT, ()):
+        raise _Refusal(
+            _("signed or {bits}-bit integers: what is white is unknown; save it with 8 or 16 bits", bits=bits)
+        )
+    if bits > 8 and tags.get(_TIFF_PLANAR, 1) == 2:  # Pillow reads the planes as bytes: noise
+        raise _Refusal(_("{bits} bits per channel in separate planes; save it with interleaved channels", bits=bits))
+    for offsets, lengths in ((273, 279), (324, 325)):  # of the strips, of the tiles
+        ends = map(sum, zip(tags.get(offsets, ()), tags.get(lengths, ()), strict=False))
+        if any(end > size for end in ends):
+            raise _Refusal(_cut_off())
+
+
+_CHECKS: dict[str, Callable[[Any, BinaryIO, int], None]] = {
+    "JPEG": _check_jpeg,
+    "PNG": _check_png,
+    "GIF": _check_gif,
+    "BMP": _check_bmp,
+    "TIFF": _check_tiff,
+}
+
+
+def _orientation(image: Any) -> int:
+    """Return the EXIF orientation, 1 (upright) when there is none or it cannot be read."""
+    if image.format != "TIFF" and image.info.keys().isdisjoint(
+        ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+    ):
+        return 1
+    try:
+        # Not the PNG class's own method, which decodes the pixels first.
+        value = Image.Image.getexif(image).get(_ORIENTATION, 1)
+    except _DAMAGE:  # damaged metadata does not make a picture unusable
+        return 1
+    return value if value in _UPRIGHT else 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    raise NotImplementedError
+
+
+def _to_rgb(image: Any) -> Image.Image:
+    raise NotImplementedError
