@@ -162,7 +162,7 @@ def run(command: Callable[..., Any]) -> int:
 
 def _unexpected(error: Exception) -> int:
     """Return 2 for an exception that the user's own code raised, showing the line of it; 1 for ours."""
-    from pochitrain.config.loader import raised_by_user
+    from pochitrain.config.mistakes import raised_by_user
 
     problem = raised_by_user(error)
     if problem is None or "--debug" in sys.argv:

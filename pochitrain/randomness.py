@@ -41,4 +41,4 @@ def seed_device(device: torch.device, *parts: int | str) -> None:
 def permutation(count: int, *parts: int | str) -> list[int]:
     """Return the numbers below `count` in the order that `parts` decide."""
     generator = torch.Generator().manual_seed(key(*parts))
-    return torch.randperm(count, generator=generator).tolist()  # type: ignore[no-any-return]
+    return torch.randperm(count, generator=generator).tolist()

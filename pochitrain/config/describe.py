@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pochitrain.config.fields import Settings
 from pochitrain.config.inject import name_of
-from pochitrain.config.schema import Config, Settings
+from pochitrain.config.schema import Config
 
 
 def plain_settings(config: Config) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def plain_value(value: Any) -> Any:
         return {str(key): plain_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain_value(item) for item in value]
-    if type(value).__repr__ is object.__repr__ or not hasattr(value, "__dict__"):
+    if type(value).__repr__ == object.__repr__ or not hasattr(value, "__dict__"):
         return name_of(value)
     if hasattr(value, "__name__"):
         return name_of(value)

@@ -13,8 +13,10 @@ from types import ModuleType
 from typing import Any
 
 from pochitrain.config.canonical import canonical, difference, digest
+from pochitrain.config.fields import Settings
 from pochitrain.config.inject import named_values
-from pochitrain.config.schema import Config, Settings, is_identity
+from pochitrain.config.schema import Config
+from pochitrain.config.words import is_identity
 
 __all__ = ["canonical_settings", "difference", "digest", "experiment_id"]
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import contextlib
-import difflib
 import importlib.machinery
 import importlib.util
 import itertools
@@ -12,7 +10,6 @@ import json
 import linecache
 import os
 import sys
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -20,9 +17,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pochitrain.config.fields import Settings
 from pochitrain.config.inject import call_part, signature_defaults
-from pochitrain.config.schema import Config, Origin, Settings, accepted, cross_problems, inner_model
+from pochitrain.config.mistakes import Where, execution_problem, misspelled, near_name, syntax_problem, value_problem
+from pochitrain.config.schema import Config, Origin, cross_problems
 from pochitrain.config.source import is_user_code
+from pochitrain.config.words import inner_model
 from pochitrain.errors import ConfigError, Problem
 from pochitrain.locale import _
 
@@ -72,8 +72,8 @@ def build_config(
         for name, value in public.items()
         if name not in settings and not isinstance(value, ModuleType) and not _is_future_import(value)
     }
-    where = _Where(path, text)
-    problems = _misspelled(helpers, where)
+    where = Where(path, text)
+    problems = misspelled(helpers, where)
     problems += _apply(settings, overrides)
     settings = _resolve_registry(settings, path, problems)
     added = _ask_adapter(settings, helpers)
@@ -82,7 +82,7 @@ def build_config(
     try:
         config, wrong = Config.model_validate(settings), frozenset[str]()
     except ValidationError as error:
-        problems += [_problem(line, where) for line in error.errors()]
+        problems += [value_problem(line, where) for line in error.errors()]
         wrong = frozenset(str(line["loc"][0]) for line in error.errors())
         kept = {name: value for name, value in settings.items() if name not in wrong}
         config = Config.model_validate({**dict.fromkeys(("train_transform", "val_transform"), _placeholder), **kept})
@@ -180,9 +180,9 @@ def _execute(path: Path, text: str) -> ModuleType:
     try:
         spec.loader.exec_module(module)  # type: ignore[union-attr]
     except SyntaxError as error:
-        raise _syntax_problem(error, path) from error
+        raise syntax_problem(error, path) from error
     except (Exception, SystemExit) as error:  # the user's code may raise anything at all
-        raise _execution_problem(error, path) from error
+        raise execution_problem(error, path) from error
     finally:
         if os.getpid() != process:  # the file forked: only the first process goes on
             os._exit(0)
@@ -197,118 +197,8 @@ def _forget_modules_of_last_load() -> None:
     importlib.invalidate_caches()
 
 
-def _syntax_problem(error: SyntaxError, path: Path) -> ConfigError:
-    line = (error.text or "").rstrip("\n")
-    caret = " " * max((error.offset or 1) - 1, 0) + "^"
-    return ConfigError(
-        _("The config file is not valid Python: {reason}", reason=error.msg) + f"\n    {line}\n    {caret}",
-        f"{error.filename or path}:{error.lineno}",
-        _("correct the line"),
-    )
-
-
-def _execution_problem(error: BaseException, path: Path) -> ConfigError:
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
-    folder = str(path.parent.resolve())
-    own = [f for f in frames if f.filename == str(path) or os.path.abspath(f.filename).startswith(folder + os.sep)]
-    frame = own[-1] if own else frames[-1]
-    if isinstance(error, SystemExit):
-        what = _("The config file ended the program: sys.exit({code})", code=repr(error.code))
-    else:
-        what = _("The config file raised {kind}: {reason}", kind=type(error).__name__, reason=error)
-    return ConfigError(what + f"\n    {frame.line}", f"{frame.filename}:{frame.lineno}", _("correct the line"))
-
-
-def raised_by_user(error: BaseException) -> ConfigError | None:
-    """Return an exception as a problem of the user's own code when the innermost line of ours called that code.
-
-    An exception that torch raises inside the user's model is the user's; one from a call of ours is not.
-    """
-    frames = list(traceback.walk_tb(error.__traceback__))
-    names = [str(frame.f_globals.get("__name__", "")) for frame, _line in frames]
-    own = [n for n, (frame, _line) in enumerate(frames) if "__pochi_source__" in frame.f_globals or _is_users(names[n])]
-    ours = [n for n, name in enumerate(names) if name.partition(".")[0] == "pochitrain"]
-    if not own or (ours and max(ours) > max(own)):
-        return None
-    frame, line = frames[max(own)]
-    file = frame.f_code.co_filename
-    return ConfigError(
-        _("Your code raised {kind}: {reason}", kind=type(error).__name__, reason=error)
-        + f"\n    {linecache.getline(file, line).strip()}",
-        f"{file}:{line}, {frame.f_code.co_name}",
-        _("correct it; --debug shows the traceback"),
-    )
-
-
-def _is_users(name: str) -> bool:
-    return name in sys.modules and name != "__main__" and is_user_code(sys.modules[name])
-
-
 def _is_future_import(value: Any) -> bool:
     return type(value).__module__ == "__future__"
-
-
-class _Where:
-    """Finds the line of a setting in the text of the file."""
-
-    def __init__(self, path: Path | None, text: str) -> None:
-        self.path = path
-        self.lines: dict[str, int] = {}
-        with contextlib.suppress(SyntaxError):
-            for node in ast.parse(text).body:
-                self._note(node)
-
-    def _note(self, node: ast.stmt) -> None:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        for target in targets:
-            if isinstance(target, ast.Name):
-                self.lines[target.id] = node.lineno
-                value = getattr(node, "value", None)
-                if isinstance(value, ast.Dict):
-                    self._note_keys(target.id, value)
-            elif isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name):
-                if isinstance(target.slice, ast.Constant):
-                    self.lines[f"{target.value.id}.{target.slice.value}"] = node.lineno
-
-    def _note_keys(self, prefix: str, node: ast.Dict) -> None:
-        for key, value in zip(node.keys, node.values, strict=True):
-            if isinstance(key, ast.Constant):
-                self.lines[f"{prefix}.{key.value}"] = key.lineno
-                if isinstance(value, ast.Dict):
-                    self._note_keys(f"{prefix}.{key.value}", value)
-
-    def of(self, name: str) -> str:
-        """Return "file:line, name", with the line of the innermost part of a dotted name that the file shows."""
-        parts = name.split(".")
-        candidates = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
-        line = next((self.lines[c] for c in candidates if c in self.lines), None)
-        if self.path is None:
-            return name
-        return f"{self.path}:{line}, {name}" if line else f"{self.path}, {name}"
-
-    def fill(self, problem: Problem) -> Problem:
-        return Problem(problem.what, self.of(problem.where), problem.mend)
-
-
-def _misspelled(helpers: Mapping[str, Any], where: _Where) -> list[Problem]:
-    problems = []
-    for name, value in helpers.items():
-        near = near_name(name, Config.model_fields)
-        if near and not callable(value):
-            problems.append(
-                Problem(
-                    _("Unknown setting {name}: did you mean {near}?", name=name, near=near),
-                    where.of(name),
-                    _("write {near}, or begin the name of a helper value with _", near=near),
-                )
-            )
-    return problems
-
-
-def near_name(name: str, names: Any) -> str | None:
-    """Return the one of `names` that `name` is probably a misspelling of."""
-    found = difflib.get_close_matches(name.lower(), list(names), n=1, cutoff=0.84)
-    return found[0] if found else None
 
 
 def _apply(settings: dict[str, Any], overrides: Mapping[str, Any]) -> list[Problem]:
@@ -408,55 +298,3 @@ def _ask_adapter(settings: dict[str, Any], helpers: Mapping[str, Any]) -> dict[s
             _("return a dict of settings and values"),
         )
     return added
-
-
-def _problem(line: Any, where: _Where) -> Problem:
-    """Return one pydantic error in the reader's words."""
-    location = [str(part) for part in line["loc"]]
-    name, info, model = location[0], Config.model_fields.get(location[0]), Config
-    for part in location[1:]:
-        inner = inner_model(info) if info is not None else None
-        if inner is None:
-            break
-        model, info, name = inner, inner.model_fields.get(part), f"{name}.{part}"  # type: ignore[assignment]
-    if line["type"] == "missing":
-        if name.endswith("_transform"):
-            return Problem(
-                _("{name} is required", name=name),
-                where.of(name),
-                _("set it to transforms.Compose([..., transforms.ToTensor()])"),
-            )
-        return Problem(_("{name} is missing", name=name), where.of(name), _("set it"))
-    if line["type"] == "extra_forbidden":
-        near = near_name(location[-1], model.model_fields)
-        mend = (
-            _("did you mean {near}?", near=near)
-            if near
-            else _("known keys: {names}", names=", ".join(model.model_fields))
-        )
-        return Problem(_("Unknown key {name}", name=name), where.of(name), mend)
-    if name.endswith("_transform") and line["input"] is None:
-        return Problem(
-            _("{name} is required", name=name),
-            where.of(name),
-            _("set it to transforms.Compose([..., transforms.ToTensor()])"),
-        )
-    if line["type"] == "unsupported_name":
-        mend = _("supported: {names}, or a callable of your own", names=", ".join(line["ctx"]["names"]))
-        return Problem(line["ctx"]["what"], where.of(name), mend)
-    if line["type"] == "bad_pattern":
-        what = _(
-            "{name} holds a regular expression that does not compile: {reason}", name=name, reason=line["ctx"]["reason"]
-        )
-        return Problem(what, where.of(name), _("correct the expression {text}", text=repr(line["input"])))
-    assert info is not None
-    return Problem(
-        _("{name} cannot be {value}", name=name, value=_short(line["input"])),
-        where.of(name),
-        _("it takes {accepted}", accepted=accepted(info)),
-    )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"

@@ -6,108 +6,30 @@ values, the search space and the identity are read out of it. Adding a setting i
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, WithJsonSchema, model_validator
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
+from pochitrain.config.fields import (
+    Float,
+    Function,
+    Int,
+    Optimizer,
+    Part,
+    PathText,
+    Pattern,
+    Scheduler,
+    Settings,
+    Transform,
+    Weights,
+    plain,
+    setting,
+)
 from pochitrain.errors import Problem
 from pochitrain.locale import _
-
-OPTIMIZERS = ("Adam", "AdamW", "SGD")
-SCHEDULERS = ("StepLR", "MultiStepLR", "CosineAnnealingLR", "ExponentialLR", "LinearLR", "ReduceLROnPlateau")
-MONITORS = {"val_accuracy": 1, "val_loss": -1, "train_accuracy": 1, "train_loss": -1}  # +1: higher is better
-
-
-def setting(default: Any = ..., *, en: str, ja: str, identity: bool = True, **constraints: Any) -> Any:
-    """Declare one setting. `identity=False` promises that it leaves the weights of an epoch bit-identical."""
-    return Field(default, description=en, json_schema_extra={"description_ja": ja, "identity": identity}, **constraints)
-
-
-def _plain(value: Any) -> Any:
-    """Turn NumPy and torch values into the Python values that they stand for."""
-    if hasattr(value, "tolist") and hasattr(value, "dtype"):
-        return value.tolist()
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _text(value: Any) -> Any:
-    return str(value) if hasattr(value, "__fspath__") else value
-
-
-def _callable(value: Any) -> Any:
-    if not callable(value):
-        raise PydanticCustomError("not_callable", "callable")
-    return value
-
-
-def _callable_or_name(value: Any) -> Any:
-    if not (callable(value) or (isinstance(value, str) and value)):
-        raise PydanticCustomError("not_callable", "callable or registry name")
-    return value
-
-
-def _choice_or_callable(names: tuple[str, ...], unsupported: Callable[[str], str]) -> Callable[[Any], Any]:
-    def check(value: Any) -> Any:
-        if callable(value) or value in names:
-            return value
-        raise PydanticCustomError("unsupported_name", "{what}", {"what": unsupported(str(value)), "names": list(names)})
-
-    return check
-
-
-def _pattern(value: Any) -> Any:
-    if isinstance(value, str):
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise PydanticCustomError("bad_pattern", "{reason}", {"reason": str(error)}) from error
-    return value
-
-
-def _unsupported_optimizer(name: str) -> str:
-    return _("Unsupported optimizer: {name}", name=name)
-
-
-def _unsupported_scheduler(name: str) -> str:
-    return _("Unsupported scheduler: {name}", name=name)
-
-
-def _words(kind: str, names: tuple[str, ...] = ()) -> WithJsonSchema:
-    """What the JSON schema and `accepted` say of a value that is code."""
-    return WithJsonSchema({"description": kind, **({"examples": list(names)} if names else {})})
-
-
-PathText = Annotated[str, BeforeValidator(_text)]
-Pattern = Annotated[str, BeforeValidator(_pattern)]
-Transform = Annotated[Any, BeforeValidator(_callable), _words("transform")]
-Part = Annotated[Any, BeforeValidator(_callable_or_name), _words("part")]
-Function = Annotated[Any, BeforeValidator(_callable), _words("callable")]
-Optimizer = Annotated[
-    Any,
-    BeforeValidator(_choice_or_callable(OPTIMIZERS, _unsupported_optimizer)),
-    _words("callable", OPTIMIZERS),
-]
-Scheduler = Annotated[
-    Any,
-    BeforeValidator(_choice_or_callable(SCHEDULERS, _unsupported_scheduler)),
-    _words("callable", SCHEDULERS),
-]
-Weights = Annotated[list[Annotated[float, Field(ge=0)]] | Literal["uniform"] | None, BeforeValidator(_plain)]
-Scalar = BeforeValidator(_plain)
-Int = Annotated[int, Scalar]
-Float = Annotated[float, Scalar]
-
-
-class Settings(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True, protected_namespaces=()
-    )
 
 
 class GraphConfig(Settings):
@@ -164,7 +86,7 @@ class GradientTracking(Settings):
     record_frequency: Int = setting(
         1, en="Record every so many epochs.", ja="記録頻度 (エポック単位).", identity=False, ge=1
     )
-    exclude_patterns: Annotated[list[Pattern], BeforeValidator(_plain)] = setting(
+    exclude_patterns: Annotated[list[Pattern], BeforeValidator(plain)] = setting(
         ["fc\\.", "\\.bias"],
         en="Regular expressions; a parameter whose name any of them matches is left out.",
         ja="除外する層名の正規表現パターン.",
@@ -195,7 +117,7 @@ class ConfusionMatrix(Settings):
         12, en="Font size of the axis labels.", ja="軸ラベルのフォントサイズ.", identity=False, gt=0
     )
     figsize: Annotated[
-        list[Annotated[float, Field(gt=0)]], BeforeValidator(_plain), Field(min_length=2, max_length=2)
+        list[Annotated[float, Field(gt=0)]], BeforeValidator(plain), Field(min_length=2, max_length=2)
     ] = setting(
         [8, 6], en="Width and height of the figure in inches.", ja="図のサイズ (幅, 高さ. インチ).", identity=False
     )
@@ -392,7 +314,7 @@ class Config(Settings):
         ja="タスク名 (最初のフォルダー). None は設定ファイル名.",
         identity=False,
     )
-    tags: Annotated[list[str], BeforeValidator(_plain)] = setting(
+    tags: Annotated[list[str], BeforeValidator(plain)] = setting(
         [], en="Labels to find an experiment again.", ja="実験を探すためのタグ.", identity=False
     )
     notes: str = setting("", en="A remark for people.", ja="メモ.", identity=False)
@@ -418,13 +340,13 @@ class Config(Settings):
         identity=False,
         gt=0,
     )
-    observers: Annotated[list[Function], BeforeValidator(_plain)] = setting(
+    observers: Annotated[list[Function], BeforeValidator(plain)] = setting(
         [],
         en="Functions that are called with the record of each epoch.",
         ja="エポックごとのレコードを受け取る関数.",
         identity=False,
     )
-    plots: Annotated[list[Function], BeforeValidator(_plain)] = setting(
+    plots: Annotated[list[Function], BeforeValidator(plain)] = setting(
         [],
         en="Functions that draw: called with the settings they name, `history` and `plots_dir`.",
         ja="描画関数. history や plots_dir などを引数名で受け取る.",
@@ -461,77 +383,6 @@ class Origin:
     namespace: Mapping[str, Any] = field(default_factory=dict)
     helpers: Mapping[str, Any] = field(default_factory=dict)  # the names that are no settings
     overrides: Mapping[str, Any] = field(default_factory=dict)
-
-
-def walk_settings(model: type[Settings] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Yield (dotted name, field) of every setting, a dict-valued one before its members."""
-    for name, info in model.model_fields.items():
-        yield prefix + name, info
-        if (inner := inner_model(info)) is not None:
-            yield from walk_settings(inner, f"{prefix}{name}.")
-
-
-def inner_model(info: FieldInfo) -> type[Settings] | None:
-    """Return the model of a dict-valued setting, None for any other."""
-    return info.annotation if isinstance(info.annotation, type) and issubclass(info.annotation, Settings) else None
-
-
-def is_identity(info: FieldInfo) -> bool:
-    extra = info.json_schema_extra
-    assert isinstance(extra, dict)
-    return bool(extra["identity"])
-
-
-def documentation(info: FieldInfo, japanese: bool) -> str:
-    """Return the one line that documents a setting."""
-    extra = info.json_schema_extra
-    assert isinstance(extra, dict)
-    assert info.description
-    return str(extra["description_ja"]) if japanese else info.description
-
-
-def accepted(info: FieldInfo) -> str:
-    """Return in words which values a setting takes, for tables and messages."""
-    words = _type_words(info.annotation, info.metadata)
-    return f" {_('or')} ".join(dict.fromkeys(words))
-
-
-_LIMITS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}"}
-
-
-def _type_words(annotation: Any, metadata: Any) -> list[str]:
-    metadata = list(metadata)
-    if hasattr(annotation, "__metadata__"):
-        return _type_words(annotation.__origin__, metadata + list(annotation.__metadata__))
-    code = next((m.json_schema for m in metadata if isinstance(m, WithJsonSchema)), None)
-    if code:
-        kinds = {
-            "transform": _("a callable: PIL image → float tensor (3, H, W)"),
-            "part": _("a callable, or a name in registry.json"),
-            "callable": _("a callable"),
-        }
-        return [*(repr(name) for name in code.get("examples", ())), kinds[code["description"]]]
-    if isinstance(annotation, type) and issubclass(annotation, Settings):
-        return [_("a dict")]
-    limits = [_LIMITS[k].format(getattr(m, k)) for m in metadata for k in _LIMITS if getattr(m, k, None) is not None]
-    limit = " " + ", ".join(limits) if limits else ""
-    names: dict[Any, str] = {
-        bool: "True / False",
-        int: _("an integer"),
-        float: _("a number"),
-        str: _("a text"),
-        type(None): "None",
-    }
-    if annotation in names:
-        return [names[annotation] + (limit if annotation in (int, float) else "")]
-    origin, arguments = getattr(annotation, "__origin__", None), get_args(annotation)
-    if origin is Literal:
-        return [repr(a) for a in arguments]
-    if origin is list:
-        return [_("a list of {items}", items=f" {_('or')} ".join(_type_words(arguments[0], ())))]
-    if origin is dict:
-        return [_("a dict")]
-    return [word for a in arguments for word in _type_words(a, metadata)]
 
 
 def cross_problems(config: Config) -> list[Problem]:

@@ -10,7 +10,7 @@ import sysconfig
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -53,7 +53,7 @@ def is_user_namespace(namespace: Mapping[str, Any]) -> bool:
     return True
 
 
-@lru_cache(maxsize=None)
+@cache
 def _in_library(path: str) -> bool:
     parts = path.split(os.sep)
     return path.startswith(_LIBRARY_FOLDERS) or "site-packages" in parts or "dist-packages" in parts

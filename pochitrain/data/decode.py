@@ -6,6 +6,7 @@ A file's kind is read from its first bytes, never from its name. Not applied: co
 from __future__ import annotations
 
 import os
+import re
 import struct
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,10 +16,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from pochitrain.errors import DataError
 from pochitrain.locale import _
+
+Grey = npt.NDArray[np.uint8]
 
 # Twice Pillow's own MAX_IMAGE_PIXELS, the point where Pillow refuses too (13 377 × 13 377, 0.5 GB as RGB).
 MAX_PIXELS = 178_956_970
@@ -52,6 +56,9 @@ _DAMAGE = (
     struct.error,
     Image.DecompressionBombError,
 )
+
+_PLUGINS = r"PIL\.(Tiff|Png)ImagePlugin"
+_SILENT = ("ignore", None, Warning, re.compile(_PLUGINS), 0)
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {  # EXIF 2.32, tag Orientation: how the stored picture is turned to stand upright
@@ -159,15 +166,23 @@ def _open(file: BinaryIO) -> Any:
         if struct.unpack_from("<I", head, 4)[0] + 8 > size:
             raise _Refusal(_cut_off())
         _check_pixels(*_webp_size(head))
-    # About metadata only; for the whole process, but for these two modules. It has to be repeated, as anybody who
-    # leaves a `warnings.catch_warnings` takes it away.
-    warnings.filterwarnings("ignore", module=r"PIL\.(Tiff|Png)ImagePlugin")
+    _silence_pillow()
     file.seek(0)
     image = kind(file)
     _check_pixels(*_stored_size(image))
     if (check := _CHECKS.get(image.format)) is not None:
         check(image, file, size)
     return image
+
+
+def _silence_pillow() -> None:
+    """Keep Pillow's remarks on odd metadata from the user, in every thread.
+
+    The filter is one of the process, but for two modules of Pillow's only. It is looked for each time, because whoever
+    leaves a `warnings.catch_warnings` may take it away; adding it each time would make every other warning repeat.
+    """
+    if not warnings.filters or warnings.filters[0] != _SILENT:
+        warnings.filterwarnings("ignore", module=_PLUGINS)
 
 
 def _stored_size(image: Any) -> tuple[int, int]:
@@ -288,8 +303,59 @@ def _orientation(image: Any) -> int:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    raise NotImplementedError
+    orientation = _orientation(image)
+    if orientation != 1:
+        image = image.transpose(_UPRIGHT[orientation])
+    image.getexif().clear()
+    image.info = {}
+    return image
 
 
 def _to_rgb(image: Any) -> Image.Image:
-    raise NotImplementedError
+    """Return a loaded image as RGB, with its metadata still on it."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image  # type: ignore[no-any-return]
+    if image.mode == "F":
+        return _from_grey(image, _grey_of_floats(np.asarray(image)))
+    if image.mode.startswith("I"):  # "I;16", "I;16B"; Pillow before 11 has "I" for 16-bit PNG
+        return _from_grey(image, _grey_of_integers(image))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)
+        white.info = image.info
+        return white
+    return image.convert("RGB")  # type: ignore[no-any-return]
+
+
+def _grey_of_integers(image: Any) -> Grey:
+    """Return (H, W) of 0 to 255 from a grey image of 16 bits, or of 12 in a TIFF; the transparent value is white."""
+    white = 2 ** image.tag_v2[_TIFF_BITS][0] - 1 if image.format == "TIFF" else 65535
+    values = np.asarray(image).astype(np.uint32)
+    grey = (values * 255 + white // 2) // white  # at most 65535 · 255 + 32767 < 2³²
+    if (key := image.info.get("transparency")) is not None:
+        grey[values == key] = 255
+    return grey.astype(np.uint8)
+
+
+def _grey_of_floats(values: npt.NDArray[np.float32]) -> Grey:
+    """Return (H, W) of 0 to 255 from values of 0 to 1."""
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 1):  # written so that NaN is refused too
+        raise _Refusal(
+            _(
+                "floating-point values from {low:.4g} to {high:.4g}: scale them to 0 to 1, or save it with 8 or 16 bits",
+                low=low,
+                high=high,
+            )
+        )
+    return np.rint(values * np.float32(255)).astype(np.uint8)
+
+
+def _from_grey(image: Any, grey: Grey) -> Image.Image:
+    # Pillow inverts TIFFs whose zero is white (PhotometricInterpretation 0) only up to 8 bits.
+    if image.format == "TIFF" and image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0:
+        grey = 255 - grey
+    turned = Image.fromarray(grey).convert("RGB")
+    turned.info = image.info
+    return turned

@@ -181,6 +181,7 @@ def _own_data(config: Config) -> Data:
 
 def _call_dataset(config: Config, split: str) -> Any:
     """Return the user's data set for a split; one that cannot tell the splits apart has no validation data."""
+    assert config.dataset is not None
     if split == "val" and not {"split", "train", "root"} & parameters(config.dataset).keys():
         return None
     root = config.train_data_root if split == "train" else config.val_data_root

@@ -96,7 +96,7 @@ def train_step(run: Run, images: Tensor, labels: Tensor, tracked: bool = False) 
         logits = logits.float()
         loss = run.loss_fn(logits, labels)
         run.optimizer.zero_grad(set_to_none=True)
-        run.scaler.scale(loss).backward()
+        run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if tracked and run.gradients is not None:
             run.scaler.unscale_(run.optimizer)
             run.gradients.add()

@@ -45,7 +45,8 @@ class Totals:
     @classmethod
     def zero(cls, device: torch.device) -> Totals:
         exact = torch.float32 if device.type == "mps" else torch.float64  # MPS knows no float64
-        return cls(*(torch.zeros((), dtype=exact, device=device) for _name in range(3)))
+        loss, weight, correct = (torch.zeros((), dtype=exact, device=device) for _name in range(3))
+        return cls(loss, weight, correct)
 
     def add(self, loss: Tensor, weight: Tensor | int, logits: Tensor, labels: Tensor) -> None:
         """Add one batch; no sync."""
@@ -177,7 +178,9 @@ def build_run(config: Config, data: Data, *, precision: str | None = None) -> Ru
     if val_loader and data.val:
         probe_images(val_loader, data.val, "val_transform")
     check_outputs(model, probe, len(data.classes))
-    model = model.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
+    model = model.to(device)
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(config, parameter_groups(model, config))
     precision = precision or choose_precision(config, device)
     weighted = config.loss is None and any(weight != 1 for weight in weights)
@@ -211,7 +214,7 @@ def make_deterministic(config: Config) -> None:
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it to be deterministic
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid, slow
 
 
 def build_loader(config: Config, split: Split, purpose: str, device: torch.device) -> Loader:

@@ -53,6 +53,6 @@ def build_loss(config: Config, weights: Sequence[float], device: torch.device) -
     values = part_values(config, class_weights=tensor, weight=tensor, num_classes=len(weights))
     if isinstance(own, type) or (isinstance(own, functools.partial) and isinstance(own.func, type)):
         loss = call_part("loss", own, values)
-        return loss.to(device) if isinstance(loss, nn.Module) else loss  # type: ignore[no-any-return]
+        return loss.to(device) if isinstance(loss, nn.Module) else loss
     named = named_values(own, values, positional=2)
-    return functools.partial(own, **named) if named else own  # type: ignore[no-any-return]
+    return functools.partial(own, **named) if named else own

@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 
 from pochitrain.config.inject import call_part, name_of, part_values
-from pochitrain.config.loader import near_name
+from pochitrain.config.mistakes import near_name
 from pochitrain.config.schema import Config
 from pochitrain.errors import ConfigError, Problem
 from pochitrain.locale import _
@@ -22,7 +22,7 @@ _WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 
 def model_names() -> list[str]:
     """Return every `model_name`: the classification models of torchvision."""
-    return torchvision.models.list_models(module=torchvision.models)
+    return list(torchvision.models.list_models(module=torchvision.models))
 
 
 def check_model(config: Config) -> list[Problem]:
@@ -58,11 +58,13 @@ def build_model(config: Config, classes: tuple[str, ...]) -> nn.Module:
 
 
 def _torchvision_model(name: str, num_classes: int, pretrained: bool) -> nn.Module:
+    model: nn.Module
     if not pretrained:
         extra = {"aux_logits": False} if name in _WITH_AUXILIARY_HEADS else {}
         if name in _WITH_AUXILIARY_HEADS:
             extra["init_weights"] = True  # otherwise torchvision warns that its default will change
-        return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **extra)
+        model = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **extra)
+        return model
     weights = torchvision.models.get_model_weights(name).DEFAULT
     try:
         model = torchvision.models.get_model(name, weights=weights)

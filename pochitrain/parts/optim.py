@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 
+from pochitrain.config.fields import OPTIMIZERS, SCHEDULERS
 from pochitrain.config.inject import call_part, name_of, part_values
-from pochitrain.config.schema import OPTIMIZERS, SCHEDULERS, Config
+from pochitrain.config.schema import Config
 from pochitrain.errors import ConfigError, Problem
 from pochitrain.locale import _
 

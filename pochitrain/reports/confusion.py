@@ -172,7 +172,7 @@ def plan_matrix(names: Sequence[str], *, widest: str, look: Look) -> Plan:
     Margins follow from the measured texts, so no layout engine has to measure thousands of cell texts.
     """
     classes = len(names)
-    name_points = min(0.85 * look.label_fontsize, max(LEAST_POINTS, 0.7 * look.height / classes / NAME_LINE))
+    name_points = max(LEAST_POINTS, min(0.85 * look.label_fontsize, 0.7 * look.height / classes / NAME_LINE))
     names = [shorten(name, name_points, NAME_SHARE * min(look.width, look.height)) for name in names]
     name_width = max(text_width(name, name_points) for name in names)
 

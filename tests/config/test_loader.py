@@ -105,7 +105,7 @@ def test_sys_exit_in_a_config_is_an_error(tmp_path: Path) -> None:
 
 def test_a_config_that_forks_goes_on_once(tmp_path: Path) -> None:
     marker = tmp_path / "pids"
-    config = load_text(tmp_path, f"import os\nos.fork()\nopen({str(marker)!r}, 'a').write(f'{{os.getpid()}} ')\nepochs = 7\n")
+    config = load_text(tmp_path, f"import os\nos.fork()\nwith open({str(marker)!r}, 'a') as f: f.write(f'{{os.getpid()}} ')\nepochs = 7\n")
     assert config.epochs == 7
     os.wait()
     assert len(marker.read_text().split()) == 2  # both processes executed the file, one of them came back

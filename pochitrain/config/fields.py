@@ -1,0 +1,101 @@
+"""How a setting is declared, and the types that settings have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from pochitrain.locale import _
+
+OPTIMIZERS = ("Adam", "AdamW", "SGD")
+SCHEDULERS = ("StepLR", "MultiStepLR", "CosineAnnealingLR", "ExponentialLR", "LinearLR", "ReduceLROnPlateau")
+
+
+def setting(default: Any = ..., *, en: str, ja: str, identity: bool = True, **constraints: Any) -> Any:
+    """Declare one setting. `identity=False` promises that it leaves the weights of an epoch bit-identical."""
+    return Field(default, description=en, json_schema_extra={"description_ja": ja, "identity": identity}, **constraints)
+
+
+def plain(value: Any) -> Any:
+    """Turn NumPy and torch values into the Python values that they stand for."""
+    if hasattr(value, "tolist") and hasattr(value, "dtype"):
+        return value.tolist()
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _text(value: Any) -> Any:
+    return str(value) if hasattr(value, "__fspath__") else value
+
+
+def _callable(value: Any) -> Any:
+    if not callable(value):
+        raise PydanticCustomError("not_callable", "callable")
+    return value
+
+
+def _callable_or_name(value: Any) -> Any:
+    if not (callable(value) or (isinstance(value, str) and value)):
+        raise PydanticCustomError("not_callable", "callable or registry name")
+    return value
+
+
+def _choice_or_callable(names: tuple[str, ...], unsupported: Callable[[str], str]) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if callable(value) or value in names:
+            return value
+        raise PydanticCustomError("unsupported_name", "{what}", {"what": unsupported(str(value)), "names": list(names)})
+
+    return check
+
+
+def _pattern(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise PydanticCustomError("bad_pattern", "{reason}", {"reason": str(error)}) from error
+    return value
+
+
+def _unsupported_optimizer(name: str) -> str:
+    return _("Unsupported optimizer: {name}", name=name)
+
+
+def _unsupported_scheduler(name: str) -> str:
+    return _("Unsupported scheduler: {name}", name=name)
+
+
+def _words(kind: str, names: tuple[str, ...] = ()) -> WithJsonSchema:
+    """What the JSON schema and `accepted` say of a value that is code."""
+    return WithJsonSchema({"description": kind, **({"examples": list(names)} if names else {})})
+
+
+PathText = Annotated[str, BeforeValidator(_text)]
+Pattern = Annotated[str, BeforeValidator(_pattern)]
+Transform = Annotated[Any, BeforeValidator(_callable), _words("transform")]
+Part = Annotated[Any, BeforeValidator(_callable_or_name), _words("part")]
+Function = Annotated[Any, BeforeValidator(_callable), _words("callable")]
+Optimizer = Annotated[
+    Any,
+    BeforeValidator(_choice_or_callable(OPTIMIZERS, _unsupported_optimizer)),
+    _words("callable", OPTIMIZERS),
+]
+Scheduler = Annotated[
+    Any,
+    BeforeValidator(_choice_or_callable(SCHEDULERS, _unsupported_scheduler)),
+    _words("callable", SCHEDULERS),
+]
+Weights = Annotated[list[Annotated[float, Field(ge=0)]] | Literal["uniform"] | None, BeforeValidator(plain)]
+Scalar = BeforeValidator(plain)
+Int = Annotated[int, Scalar]
+Float = Annotated[float, Scalar]
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True, protected_namespaces=()
+    )
