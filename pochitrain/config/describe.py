@@ -26,8 +26,6 @@ def plain_value(value: Any) -> Any:
         return {str(key): plain_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain_value(item) for item in value]
-    if type(value).__repr__ == object.__repr__ or not hasattr(value, "__dict__"):
-        return name_of(value)
-    if hasattr(value, "__name__"):
+    if hasattr(value, "__name__") or " object at 0x" in repr(value)[:200]:
         return name_of(value)
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

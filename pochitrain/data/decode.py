@@ -73,6 +73,12 @@ _UPRIGHT = {  # EXIF 2.32, tag Orientation: how the stored picture is turned to 
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANAR, _TIFF_FORMAT = 256, 257, 258, 262, 284, 339
 
 
+_ESCAPES = {
+    code: chr(code).encode("unicode_escape").decode()
+    for code in (*range(32), *range(127, 160), 0x2028, 0x2029)  # C0, DEL, C1, line and paragraph separator
+}
+
+
 class BrokenImage(DataError):
     """A file that cannot be used as an image: the problem's `what` is the reason, its `where` the file."""
 
@@ -89,6 +95,15 @@ class ImageHeader:
     height: int
     format: str  # as Pillow names it: JPEG, PNG, GIF, BMP, TIFF, WEBP
     mode: str  # as Pillow names it, before the conversion to RGB
+
+
+def display_name(path: str | Path) -> str:
+    """Return a path as text that any UTF-8 file can hold, on one line; different paths give different texts.
+
+    Bytes that are no UTF-8, control characters and line separators become `\\xe3`, `\\n`, `\\u2028`; a backslash is doubled.
+    """
+    text = os.fsencode(path).replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else text.translate(_ESCAPES)
 
 
 def decode_image(path: str | Path) -> Image.Image:
@@ -132,9 +147,9 @@ def _reading(path: str | Path) -> Iterator[BinaryIO]:
         with open(path, "rb") as file:
             yield file
     except _Refusal as refusal:
-        raise BrokenImage(str(refusal), _shown(path)) from None
+        raise BrokenImage(str(refusal), display_name(path)) from None
     except _DAMAGE as error:
-        raise BrokenImage(_reason(error), _shown(path)) from error
+        raise BrokenImage(_reason(error), display_name(path)) from error
 
 
 def _reason(error: BaseException) -> str:
@@ -147,10 +162,6 @@ def _reason(error: BaseException) -> str:
 
 def _cut_off() -> str:
     return _("cut off: the end of the file is missing")
-
-
-def _shown(path: str | Path) -> str:
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _open(file: BinaryIO) -> Any:
@@ -269,7 +280,7 @@ def _check_tiff(image: Any, _file: BinaryIO, size: int) -> None:
     bits = max(tags.get(_TIFF_BITS, (1,)))
     if image.mode == "I" or 2 in tags.get(_TIFF_FORMAT, ()):
         raise _Refusal(
-            _("signed or {bits}-bit integers: what is white is unknown; save it with 8 or 16 bits", bits=bits)
+            _("signed or {bits}-bit integers: what is white is unknown; save it as 8 or 16 bits", bits=bits)
         )
     if bits > 8 and tags.get(_TIFF_PLANAR, 1) == 2:  # Pillow reads the planes as bytes: noise
         raise _Refusal(_("{bits} bits per channel in separate planes; save it with interleaved channels", bits=bits))
@@ -332,10 +343,10 @@ def _grey_of_integers(image: Any) -> Grey:
     """Return (H, W) of 0 to 255 from a grey image of 16 bits, or of 12 in a TIFF; the transparent value is white."""
     white = 2 ** image.tag_v2[_TIFF_BITS][0] - 1 if image.format == "TIFF" else 65535
     values = np.asarray(image).astype(np.uint32)
-    grey = (values * 255 + white // 2) // white  # at most 65535 · 255 + 32767 < 2³²
+    grey: Grey = ((values * 255 + white // 2) // white).astype(np.uint8)  # at most 65535 · 255 + 32767 < 2³²
     if (key := image.info.get("transparency")) is not None:
         grey[values == key] = 255
-    return grey.astype(np.uint8)
+    return grey
 
 
 def _grey_of_floats(values: npt.NDArray[np.float32]) -> Grey:
@@ -344,7 +355,7 @@ def _grey_of_floats(values: npt.NDArray[np.float32]) -> Grey:
     if not (low >= 0 and high <= 1):  # written so that NaN is refused too
         raise _Refusal(
             _(
-                "floating-point values from {low:.4g} to {high:.4g}: scale them to 0 to 1, or save it with 8 or 16 bits",
+                "floating-point values from {low:.4g} to {high:.4g}: scale them to 0 to 1, or save as 8 or 16 bits",
                 low=low,
                 high=high,
             )

@@ -71,7 +71,7 @@ def _torchvision_model(name: str, num_classes: int, pretrained: bool) -> nn.Modu
     except (URLError, OSError, RuntimeError) as error:
         raise _weights_problem(name, weights.url, error) from error
     if name == "inception_v3":
-        model.aux_logits, model.AuxLogits = False, None
+        model.aux_logits, model.AuxLogits = False, None  # type: ignore[assignment]
     _replace_head(model, num_classes)
     return model
 

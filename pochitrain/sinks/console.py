@@ -18,6 +18,7 @@ from rich.tree import Tree
 
 from pochitrain.durable import disk_error
 from pochitrain.errors import DiskError, Problem
+from pochitrain.history import Record
 from pochitrain.locale import _
 
 LEVELS = {"debug": 0, "info": 1, "warning": 2}
@@ -123,11 +124,6 @@ class EpochBar:
         self._next = 0.0
         self._started = time.monotonic()
 
-    @property
-    def seconds(self) -> float:
-        """Seconds since the epoch began."""
-        return time.monotonic() - self._started
-
     @contextlib.contextmanager
     def shown(self) -> Iterator[EpochBar]:
         with self.progress:
@@ -138,8 +134,12 @@ class EpochBar:
         """Whether it is time to show new figures; reading them from a GPU costs a wait."""
         return not self.progress.disable and time.monotonic() >= self._next
 
-    def update(self, description: str, done: int, total: int, figures: str) -> None:
+    def update(self, description: str, done: int, total: int, record: Record, images: int) -> None:
+        """Show `done` of `total` steps, and loss and accuracy in `record`."""
         self._next = time.monotonic() + 0.2
+        values = [f"{value:.2f} %" if name.endswith("accuracy") else f"{value:.4f}" for name, value in record.items()]
+        speed = images / max(time.monotonic() - self._started, 1e-9)
+        figures = "  ".join([*values, f"{speed:.0f} " + _("images/s")])
         self.progress.update(self.task, description=description, completed=done, total=total, figures=figures)
 
     def restart(self) -> None:

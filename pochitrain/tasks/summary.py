@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -86,7 +85,7 @@ def say_epoch(log: Log, record: Record, config: Config, history: History) -> Non
     )
 
 
-def say_end(log: Log, trained: Trained, config: Config, plots_dir: Path) -> None:
+def say_end(log: Log, trained: Trained, config: Config) -> None:
     """Say the result as a table, and where everything lies."""
     experiment, history, _metric = trained
     best = best_epoch(history, config.early_stopping.monitor)
@@ -104,5 +103,5 @@ def say_end(log: Log, trained: Trained, config: Config, plots_dir: Path) -> None
     log.table(table)
     log.info(_("best epoch chosen by {monitor}", monitor=monitored(history, config.early_stopping.monitor)))
     log.info(_("metrics  {path}", path=experiment.metrics_csv))
-    log.info(_("plots    {path}", path=plots_dir))
+    log.info(_("plots    {path}", path=experiment.plots_dir))
     log.info(_("model    {path}", path=experiment.best_pt))

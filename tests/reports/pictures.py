@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -35,27 +34,11 @@ def legend(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
 
 
-def cut(figure: Figure) -> list[str]:
-    """Return the texts that reach over the edge of the picture."""
+def is_cut(figure: Figure) -> bool:
+    """Tell whether something touches the edge of the picture: every text and axis ends before it."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    width, height = canvas.get_width_height()
-    over = []
-    for text in figure.findobj(Text):
-        if text.get_visible() and text.get_text() and _is_drawn(text):
-            box = text.get_window_extent(canvas.get_renderer())
-            if box.x0 < 0 or box.y0 < 0 or box.x1 > math.ceil(width) or box.y1 > math.ceil(height):
-                over.append(text.get_text())
-    return over
-
-
-def _is_drawn(text: Text) -> bool:
-    """Tell whether a tick's label is in sight: those beyond the limits of an axis exist, but are left out."""
-    axes = text.axes
-    if axes is None:
-        return True
-    for axis, (low, high) in ((axes.xaxis, sorted(axes.get_xlim())), (axes.yaxis, sorted(axes.get_ylim()))):
-        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
-            if text in (tick.label1, tick.label2):
-                return low <= tick.get_loc() <= high
-    return True
+    pixels = np.asarray(canvas.buffer_rgba())
+    rim = np.ones(pixels.shape[:2], dtype=bool)
+    rim[2:-2, 2:-2] = False
+    return bool((pixels[rim] != 255).any())

@@ -104,13 +104,16 @@ def test_pictures_can_be_drawn_in_several_threads_at_once(tmp_path: Path) -> Non
 
 def test_drawing_leaves_no_trace_in_matplotlib_and_loads_nothing_heavy(tmp_path: Path) -> None:
     program = """
-import pathlib, sys, matplotlib
-before = dict(matplotlib.rcParams)
+import pathlib, sys, matplotlib, numpy
+before = dict(matplotlib.rcParams.copy())  # reading rcParams itself would look for a backend
 from pochitrain.reports.confusion import draw_confusion
 from pochitrain.reports.curves import draw_training
 from tests.reports.pictures import make_history
 draw_training(make_history(2), pathlib.Path(sys.argv[1]), layer_wise=False, log_scale=False, best=1)
-assert dict(matplotlib.rcParams) == before
+look = {"title": "t", "xlabel": "x", "ylabel": "y", "fontsize": 14, "title_fontsize": 16, "label_fontsize": 12}
+path = pathlib.Path(sys.argv[1], "confusion.png")
+draw_confusion(numpy.eye(2, dtype=int), ["良品", "傷"], path, **look, figsize=(8, 6), cmap="Blues")
+assert dict(matplotlib.rcParams.copy()) == before
 print(*{"matplotlib.pyplot", "matplotlib_fontja", "seaborn", "pandas", "torch", "scipy"} & set(sys.modules))
 """
     command = [sys.executable, "-W", "error", "-c", program, str(tmp_path)]

@@ -1,0 +1,162 @@
+"""Values as a flat map path → leaf: equal maps mean equal behaviour, and two maps can be compared by a reader.
+
+    learning_rate                        float:0x1.0624dd2f1a9fcp-10
+    train_transform                      object:torchvision.transforms.transforms.Compose
+    train_transform.transforms[0].size   int:224
+    train_transform.transforms[1].lambd  ref:def add_noise
+    def add_noise                        code:4be0…                      its syntax, without layout
+    def add_noise: SIGMA                 float:0x1.999999999999ap-4      a name that it reads
+    def add_noise(clip)                  bool:True                       a default value
+
+The user's own functions, classes and modules stand under a name of their own, once, however often they are reached. The
+order of dicts counts where the user's code can see it, and in the settings that say so; key order in a file does not.
+
+Not seen: what the code reads from disk, what it imports under a computed name, compiled extensions of the user's own,
+and functions of a library that the user's code has replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import types
+from collections import Counter, deque
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from pochitrain.config.definitions import Namespace, define, is_definition, title
+from pochitrain.config.values import Held, Leaf, Made, Refused, describe, is_users_class, key_text
+from pochitrain.errors import ConfigError, Problem
+from pochitrain.locale import _
+
+
+def canonical(values: Mapping[str, Any], *, ordered: Collection[str] = ()) -> dict[str, str]:
+    """Return the flat map of `values`, sorted by path.
+
+    The same on every Python from 3.11 on, in every process, wherever the files lie. Costs a parse per module of the
+    user's that is reached, once per text, and a hash over all arrays and tensors.
+
+    Args:
+        ordered: paths of dicts in which the order means something, `layer_wise_lr_config.layer_rates`.
+
+    Raises:
+        ConfigError: with every value that has no stable identity: locks, files, iterators, random generators.
+    """
+    walker = _Walker(ordered)
+    for name in sorted(values):
+        walker.walk(name, values[name])
+    walker.walk_definitions()
+    if walker.problems:
+        raise ConfigError(problems=walker.problems)
+    return dict(sorted(walker.flat.items()))
+
+
+def digest(flat: Mapping[str, str]) -> str:
+    """Return the SHA-256 of a flat map, 64 hex digits; the order of its items does not matter."""
+    return hashlib.sha256(json.dumps(dict(flat), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+class _Walker:
+    """Goes through values depth first, and through the definitions that they reach afterwards, each once."""
+
+    def __init__(self, ordered: Collection[str] = ()) -> None:
+        self.flat: dict[str, str] = {}
+        self.problems: list[Problem] = []
+        self.ordered = ordered
+        self.code_sees = False  # the user's code can see the value: the order of its dicts counts
+        self.places: dict[int, str] = {}  # what counts once: id → where it stands
+        self.open: dict[int, str] = {}  # what is being walked, to notice a circle
+        self.kept: list[Any] = []  # keeps the ids in `places` from being given again
+        self.waiting: deque[tuple[str, Any]] = deque()
+        self.titles: Counter[str] = Counter()
+        self.reached_from: dict[str, str] = {}
+
+    def walk(self, path: str, value: Any) -> None:
+        if isinstance(value, Leaf):
+            self.flat[path] = str(value)
+        elif is_definition(value):
+            self.flat[path] = f"ref:{self._root(path, value)}"
+        elif isinstance(value, Held):
+            self._walk_once(path, value.tensor)
+        elif is_users_class(type(value)):
+            self._walk_once(path, value)
+        else:
+            self._walk_parts(path, value)
+
+    def walk_definitions(self) -> None:
+        self.code_sees = True
+        while self.waiting:
+            root, definition = self.waiting.popleft()
+            self._take(root, lambda definition=definition: define(definition))  # type: ignore[misc]
+
+    def _root(self, path: str, definition: Any) -> str:
+        """Return the name under which a definition stands; it is walked later, so calls may go in circles."""
+        identity = definition.names if isinstance(definition, Namespace) else definition
+        identity = vars(identity) if isinstance(identity, types.ModuleType) else identity
+        if id(identity) not in self.places:
+            name = title(definition)
+            self.titles[name] += 1
+            root = name if self.titles[name] == 1 else f"{name}#{self.titles[name]}"
+            self.places[id(identity)] = root
+            self.reached_from[root] = path
+            self.kept.append(identity)
+            self.waiting.append((root, definition))
+        return self.places[id(identity)]
+
+    def _walk_once(self, path: str, value: Any) -> None:
+        """Walk what code may change in one place and see in another: sharing it is not the same as two copies."""
+        if id(value) in self.places:
+            self.flat[path] = f"same:{self.places[id(value)]}"
+            return
+        self.places[id(value)] = path
+        self.kept.append(value)
+        before, self.code_sees = self.code_sees, True
+        self._walk_parts(path, value)
+        self.code_sees = before
+
+    def _walk_parts(self, path: str, value: Any) -> None:
+        if id(value) in self.open:
+            self.flat[path] = f"same:{self.open[id(value)]}"
+            return
+        self.open[id(value)] = path
+        self._take(path, lambda: self._describe(path, value))
+        del self.open[id(value)]
+
+    def _take(self, path: str, make: Any) -> None:
+        try:
+            made: Made = make()
+        except Refused as refused:
+            self.problems.append(Problem(refused.what, self._where(path), refused.mend))
+            return
+        self.flat[path] = made.leaf
+        for suffix, part in made.parts:
+            self.walk(path + suffix, part)
+
+    def _describe(self, path: str, value: Any) -> Made:
+        if type(value) in (dict, types.MappingProxyType):
+            return self._dict(path, value)
+        if type(value) in (set, frozenset):
+            return Made(f"{type(value).__name__}:{json.dumps(sorted(map(self._text, value)))}", [])
+        return describe(value)
+
+    def _dict(self, path: str, value: Mapping[Any, Any]) -> Made:
+        items = [(key_text(key) if type(key) is str else f"[{self._text(key)}]", item) for key, item in value.items()]
+        parts = sorted(items, key=lambda item: item[0])
+        if self.code_sees or path in self.ordered:
+            parts.append((".<order>", Leaf("order:" + json.dumps([text for text, _item in items]))))
+        return Made(f"dict:{len(items)}", parts)
+
+    def _text(self, value: Any) -> str:
+        """Return one text for a value without a place of its own: a key, a member of a set."""
+        inner = _Walker()
+        inner.open, inner.code_sees, inner.problems = dict(self.open), self.code_sees, self.problems
+        inner.walk("", value)
+        inner.walk_definitions()
+        return inner.flat[""] if len(inner.flat) == 1 else f"digest:{digest(inner.flat)}"
+
+    def _where(self, path: str) -> str:
+        """Return a path for a reader, with the setting through which a definition was reached."""
+        setting = path
+        while (root := setting.partition(": ")[0].partition("(")[0]) in self.reached_from:
+            setting = self.reached_from[root]
+        return path if setting == path else _("{path}, reached from {setting}", path=path, setting=setting)
