@@ -98,9 +98,10 @@ class ImageHeader:
 
 
 def display_name(path: str | Path) -> str:
-    """Return a path as text that any UTF-8 file can hold, on one line; different paths give different texts.
+    """Return a path as one line of text that any UTF-8 file can hold; different paths give different texts.
 
-    Bytes that are no UTF-8, control characters and line separators become `\\xe3`, `\\n`, `\\u2028`; a backslash is doubled.
+    Bytes that are no UTF-8, control characters and line separators are written as `\\xe3`, `\\n`, `\\u2028`, a
+    backslash is doubled.
     """
     text = os.fsencode(path).replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
     return text if text.isprintable() else text.translate(_ESCAPES)
@@ -279,9 +280,7 @@ def _check_tiff(image: Any, _file: BinaryIO, size: int) -> None:
     tags = image.tag_v2
     bits = max(tags.get(_TIFF_BITS, (1,)))
     if image.mode == "I" or 2 in tags.get(_TIFF_FORMAT, ()):
-        raise _Refusal(
-            _("signed or {bits}-bit integers: what is white is unknown; save it as 8 or 16 bits", bits=bits)
-        )
+        raise _Refusal(_("signed or {bits}-bit integers: what is white is unknown; save it as 8 or 16 bits", bits=bits))
     if bits > 8 and tags.get(_TIFF_PLANAR, 1) == 2:  # Pillow reads the planes as bytes: noise
         raise _Refusal(_("{bits} bits per channel in separate planes; save it with interleaved channels", bits=bits))
     for offsets, lengths in ((273, 279), (324, 325)):  # of the strips, of the tiles
@@ -360,7 +359,8 @@ def _grey_of_floats(values: npt.NDArray[np.float32]) -> Grey:
                 high=high,
             )
         )
-    return np.rint(values * np.float32(255)).astype(np.uint8)
+    grey: Grey = np.rint(values * np.float32(255)).astype(np.uint8)
+    return grey
 
 
 def _from_grey(image: Any, grey: Grey) -> Image.Image:

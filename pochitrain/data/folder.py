@@ -5,6 +5,7 @@ Names are compared in Unicode form NFC (a Mac may write the same name in NFD); f
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import hashlib
@@ -13,9 +14,9 @@ import os
 import stat
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,17 @@ from pochitrain.locale import _
 SUFFIXES = frozenset({"jpg", "jpeg", "jfif", "png", "bmp", "gif", "tif", "tiff", "webp"})
 _NEVER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})  # left behind by macOS and Windows; compared in lower case
 
-_FileId = tuple[int, int]  # device and inode: the file itself, whatever it is called
+
+_Key = tuple[int | bytes, ...]
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The images below a root, in an order that is the same on every machine: by class, then by name."""
+    """The images below a root, in an order that is the same on every machine: by class, then by path."""
 
     root: Path
-    classes: tuple[str, ...]  # sorted; as shown and compared (NFC, `display_name`)
-    files: tuple[str, ...]  # relative to the root, "/" between parts, spelled as on the disk
+    classes: tuple[str, ...]  # sorted; as shown and compared: NFC, `display_name`
+    files: tuple[str, ...]  # relative to the root, "/" between the parts, spelled as on the disk
     labels: tuple[int, ...]
     sizes: tuple[int, ...]  # bytes
     notes: tuple[str, ...] = ()  # what was left out, for the reader
@@ -46,40 +48,356 @@ class ImageFolder:
         return os.path.join(self.root, self.files[index])
 
 
-def scan_folder(root: str | Path) -> ImageFolder:
-    """Return the classes and images below a root. Reads folders only, no file; about 10 µs per file.
+# ---- finding the files ----
 
-    Hidden entries never count (a leading dot, `__MACOSX`, `Thumbs.db`, `desktop.ini`). Linked folders are followed; a
-    file or folder that is reachable twice counts once, where the order finds it first. What is left out (other files,
-    dangling links, loops, second names) is told in `notes`.
+
+def scan_folder(root: str | Path) -> ImageFolder:
+    """Return the classes and images below a root. Reads folders only, never a file.
+
+    Hidden entries never count: a leading dot, `__MACOSX`, `Thumbs.db`, `desktop.ini`. Linked folders are followed. What
+    is reachable twice counts once, where the order meets it first. What is left out for a reason that a reader may not
+    expect (other kinds of files, dangling links, loops, second names) is told in `notes`.
 
     Raises:
-        DataError: the root is missing or no folder, a folder cannot be read, there is no class folder, a class holds no
-            image, or two classes have the same name. All at once.
+        DataError: with everything that is wrong: the root is missing or no folder, a folder cannot be read, there is no
+            class folder, two of them have one name, a class holds no image.
     """
     root = Path(root)
-    problem = _root_problem(root)
-    if problem is not None:
-        raise DataError(problems=[problem])
-    scan = _Scan(root)
+    try:
+        status = os.stat(root)
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    except OSError as error:
+        raise DataError(
+            _("The data folder cannot be read: {reason}", reason=os.strerror(error.errno or 0)),
+            display_name(root.absolute()),
+            _("check the path; a relative one starts from the folder in which the command runs"),
+        ) from None
+    scan = _Scan(os.fspath(root), (status.st_dev, status.st_ino))
     folders: dict[str, list[str]] = defaultdict(list)
     loose = 0
-    for entry in scan.entries("", frozenset()):
-        if entry.is_folder:
-            folders[_class_name(entry.name)].append(entry.name)
-        elif entry.is_image:
+    for name, status in scan.entries(""):
+        if stat.S_ISDIR(status.st_mode):
+            folders[display_name(_nfc(name))].append(name)
+        elif _suffix(name) in SUFFIXES:
             loose += 1
         else:
-            scan.count_other(entry.name)
+            scan.others[-1][_suffix(name)] += 1
     classes = sorted(folders)
     for label, name in enumerate(classes):
-        for folder in folders[name]:
-            scan.walk(folder, label)
+        scan.walk(folders[name][0], label)
     problems = scan.problems + _class_problems(root, folders, scan, loose)
     if problems:
         raise DataError(problems=problems)
+    notes = scan.notes()
     if loose:
-        scan.remarks.append(_("{count} images beside the class folders are left out", count=loose))
-    return ImageFolder(
-        root, tuple(classes), tuple(scan.files), tuple(scan.labels), tuple(scan.sizes), tuple(scan.notes())
-    )
+        notes.insert(0, _("{count} images beside the class folders are left out", count=loose))
+    return ImageFolder(root, tuple(classes), tuple(scan.files), tuple(scan.labels), tuple(scan.sizes), tuple(notes))
+
+
+class _Scan:
+    """What a walk over the folders has found so far."""
+
+    def __init__(self, root: str, root_id: tuple[int, int]) -> None:
+        self.root, self.root_id = root, root_id  # device and inode
+        self.files: list[str] = []
+        self.labels: list[int] = []
+        self.sizes: list[int] = []
+        self.seen: dict[tuple[int, int], tuple[str, int]] = {}  # device and inode → first name and label
+        self.others: dict[int, Counter[str]] = defaultdict(Counter)  # label → suffixes of what is no image
+        self.dangling: list[str] = []
+        self.loops: list[str] = []
+        self.twins: list[str] = []  # "second name = first name"
+        self.disputed: list[str] = []  # twins in two classes
+        self.problems: list[Problem] = []
+
+    def walk(self, folder: str, label: int) -> None:
+        """Collect the images below a class folder, depth first, in the order of the names."""
+        stack = [(folder, os.stat(os.path.join(self.root, folder)), frozenset({self.root_id}))]
+        while stack:
+            name, status, above = stack.pop()
+            file_id = (status.st_dev, status.st_ino)
+            is_folder = stat.S_ISDIR(status.st_mode)
+            if not is_folder and not (stat.S_ISREG(status.st_mode) and _suffix(name) in SUFFIXES):
+                self.others[label][_suffix(name)] += 1
+            elif file_id in above:
+                self.loops.append(name)
+            elif file_id in self.seen:
+                first, first_label = self.seen[file_id]
+                (self.twins if first_label == label else self.disputed).append(f"{name} = {first}")
+            else:
+                self.seen[file_id] = (name, label)
+                if is_folder:
+                    inside = above | {file_id}
+                    stack += [(f"{name}/{entry}", found, inside) for entry, found in reversed(self.entries(name))]
+                else:
+                    self.files.append(name)
+                    self.labels.append(label)
+                    self.sizes.append(status.st_size)
+
+    def entries(self, folder: str) -> list[tuple[str, os.stat_result]]:
+        """Return what is in a folder, hidden entries and broken links apart, sorted by name."""
+        found = []
+        try:
+            with os.scandir(os.path.join(self.root, folder)) as entries:
+                for entry in entries:
+                    if entry.name.startswith(".") or entry.name.lower() in _NEVER:
+                        continue
+                    if (status := self._status(entry, folder)) is not None:
+                        found.append((entry.name, status))
+        except OSError as error:
+            self.problems.append(
+                Problem(
+                    _("A folder cannot be read: {reason}", reason=os.strerror(error.errno or 0)),
+                    display_name(os.path.join(self.root, folder)),
+                    _("allow this user to read it, or remove it"),
+                )
+            )
+        return sorted(found, key=lambda item: (_nfc(item[0]), item[0]))
+
+    def _status(self, entry: os.DirEntry[str], folder: str) -> os.stat_result | None:
+        try:
+            return entry.stat()
+        except OSError as error:  # only links fail here: those to nowhere, to themselves, to where one may not look
+            broken = self.loops if error.errno == errno.ELOOP else self.dangling
+            broken.append(f"{folder}/{entry.name}" if folder else entry.name)
+            return None
+
+    def notes(self) -> list[str]:
+        """Return what was left out, one line each."""
+        lines = []
+        if kinds := sum(self.others.values(), Counter()):
+            lines.append(
+                _("{count} files of other kinds are left out: {kinds}", count=kinds.total(), kinds=_kinds(kinds))
+            )
+        for names, line in (
+            (self.dangling, _("{count} links that lead nowhere are left out, e.g. {name}")),
+            (self.loops, _("{count} links that lead in a circle are left out, e.g. {name}")),
+            (self.twins, _("{count} second names of the same files are left out, e.g. {name}")),
+            (self.disputed, _("{count} files are in two classes by links; the first one counts, e.g. {name}")),
+        ):
+            if names:
+                lines.append(line.format(count=len(names), name=display_name(min(names))))
+        return lines
+
+
+def _class_problems(root: Path, folders: dict[str, list[str]], scan: _Scan, loose: int) -> list[Problem]:
+    where = display_name(root)
+    accepted = ", ".join(sorted(SUFFIXES))
+    if scan.problems and not folders:
+        return []
+    if not folders:
+        what = (
+            _("No class folders: {count} images lie directly in the data folder", count=loose)
+            if loose
+            else _("No class folders in the data folder")
+        )
+        return [
+            Problem(
+                what,
+                where,
+                _("put the images of each class into a folder named after it: {root}/cat/1.jpg", root=where),
+            )
+        ]
+    problems = [
+        Problem(
+            _(
+                "{count} class folders have the same name, written in different Unicode forms: {name}",
+                count=len(names),
+                name=name,
+            ),
+            where,
+            _("put their images into one folder"),
+        )
+        for name, names in folders.items()
+        if len(names) > 1
+    ]
+    filled = set(scan.labels)
+    for label, name in enumerate(sorted(folders)):
+        if label not in filled:
+            others = scan.others[label]
+            what = (
+                _("Class {name} holds no image, only {kinds}", name=name, kinds=_kinds(others))
+                if others
+                else _("Class {name} holds no image", name=name)
+            )
+            where_class = display_name(root / folders[name][0])
+            problems.append(Problem(what, where_class, _("add images ({kinds}), or remove the folder", kinds=accepted)))
+    return problems
+
+
+def _kinds(counter: Counter[str]) -> str:
+    """Return "12 .txt, 3 .heic", the five most frequent."""
+    ranked = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{count} {display_name('.' + suffix) if suffix else _('without suffix')}" for suffix, count in ranked[:5]]
+    return ", ".join(shown) + (" …" if len(ranked) > 5 else "")
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1][1:].lower()
+
+
+def _nfc(name: str) -> str:
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+# ---- classes by name ----
+
+
+def check_same_classes(train: ImageFolder, val: ImageFolder) -> ImageFolder:
+    """Return the validation folder labelled with the training folder's classes.
+
+    Raises:
+        DataError: a class is in one of the two only.
+    """
+    return with_classes(val, train.classes, display_name(train.root))
+
+
+def with_classes(
+    folder: ImageFolder, classes: Sequence[str], source: str, *, allow_missing: bool = False
+) -> ImageFolder:
+    """Return the folder with labels that count in `classes`, matched by name.
+
+    Args:
+        source: where `classes` come from, for the message (a folder, a checkpoint).
+        allow_missing: the folder may hold some of the classes only.
+
+    Raises:
+        DataError: a class folder that is not in `classes`, or (unless allowed) a class without a folder.
+    """
+    extra = [name for name in folder.classes if name not in set(classes)]
+    missing = [] if allow_missing else [name for name in classes if name not in set(folder.classes)]
+    where = display_name(folder.root)
+    problems = []
+    if extra:
+        what = _("Classes that {source} does not have: {names}", source=source, names=_listed(extra))
+        problems.append(Problem(what, where, _("remove or rename these folders") + _likely(extra, missing)))
+    if missing:
+        what = _("Classes of {source} that are missing: {names}", source=source, names=_listed(missing))
+        problems.append(Problem(what, where, _("add these folders with their images, or remove the classes there")))
+    if problems:
+        raise DataError(problems=problems)
+    number = {name: label for label, name in enumerate(classes)}
+    label_here = [number[name] for name in folder.classes]
+    return replace(folder, classes=tuple(classes), labels=tuple(label_here[label] for label in folder.labels))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:20]) + (" …" if len(names) > 20 else "")
+
+
+def _likely(extra: Sequence[str], missing: Sequence[str]) -> str:
+    """Return " (a → b, …)" for the names that look like a misspelling of a missing one."""
+    folded = {name.casefold(): name for name in missing}
+    pairs = []
+    for name in extra:
+        if close := difflib.get_close_matches(name.casefold(), folded, n=1):
+            pairs.append(f"{name} → {folded[close[0]]}")
+    return f" ({', '.join(pairs[:5])})" if pairs else ""
+
+
+# ---- the data as a value ----
+
+
+def manifest(folder: ImageFolder) -> dict[str, Any]:
+    """Return class names, relative paths and sizes as plain data, the same on every machine and below every root."""
+    return {
+        "classes": list(folder.classes),
+        "files": [[display_name(_nfc(name)), size] for name, size in zip(folder.files, folder.sizes, strict=True)],
+    }
+
+
+def manifest_digest(manifest: dict[str, Any]) -> str:
+    """Return 64 hexadecimal digits that stand for a manifest (SHA-256 of its JSON)."""
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def manifest_difference(old: dict[str, Any], new: dict[str, Any]) -> tuple[int, int, int]:
+    """Return how many files were (added, removed, changed in size) between two manifests."""
+    before, after = dict(old["files"]), dict(new["files"])
+    changed = sum(before[name] != after[name] for name in before.keys() & after.keys())
+    return len(after.keys() - before.keys()), len(before.keys() - after.keys()), changed
+
+
+# ---- the gate before training ----
+
+
+def check_headers(folder: ImageFolder, threads: int = 8) -> tuple[list[ImageHeader | None], list[BrokenImage]]:
+    """Return the header of each file, None for a broken one, and the errors in the order of the files.
+
+    Reads the head and the tail of every file; about 50 µs each when the disk is no brake.
+    """
+
+    def inspect(path: str) -> ImageHeader | BrokenImage:
+        try:
+            return inspect_image(path)
+        except BrokenImage as error:
+            return error
+
+    def inspect_some(indices: range) -> list[ImageHeader | BrokenImage]:
+        return [inspect(folder.path(index)) for index in indices]
+
+    count = len(folder.files)
+    parts = [range(start, min(start + 64, count)) for start in range(0, count, 64)]
+    with ThreadPoolExecutor(threads) as pool:
+        found = [result for part in pool.map(inspect_some, parts) for result in part]
+    headers = [result if isinstance(result, ImageHeader) else None for result in found]
+    return headers, [result for result in found if isinstance(result, BrokenImage)]
+
+
+def exact_leaks(train: ImageFolder, val: ImageFolder) -> list[tuple[str, str]]:
+    """Return the pairs (training file, validation file) with the same bytes, one pair per validation file.
+
+    Files of different size are never read; of those that agree in size, 4 kB from the middle decide who is read whole.
+    """
+    if os.path.samefile(train.root, val.root):
+        return [(name, name) for name in val.files]
+    ours: dict[_Key, list[int]] = {(): list(range(len(train.files)))}  # key so far → files
+    theirs: dict[_Key, list[int]] = {(): list(range(len(val.files)))}
+    for key in (_size, _middle, _content):
+        ours, theirs = _refined(train, ours, key), _refined(val, theirs, key)
+        shared = ours.keys() & theirs.keys()
+        ours, theirs = {k: ours[k] for k in shared}, {k: theirs[k] for k in shared}
+    pairs = [(index, ours[key][0]) for key, indices in theirs.items() for index in indices]
+    return [(train.files[first], val.files[index]) for index, first in sorted(pairs)]
+
+
+def nested_roots(train_root: Path, val_root: Path) -> str:
+    """Return a sentence when the two roots are one folder or one lies inside the other, else ""."""
+    train, val = Path(os.path.realpath(train_root)), Path(os.path.realpath(val_root))
+    names = {"train": display_name(train_root), "val": display_name(val_root)}
+    if train == val:
+        return _("training and validation read the same folder: {train}", **names)
+    if val.is_relative_to(train):
+        return _("the validation folder {val} lies inside the training folder {train}", **names)
+    if train.is_relative_to(val):
+        return _("the training folder {train} lies inside the validation folder {val}", **names)
+    return ""
+
+
+def _refined(
+    folder: ImageFolder, groups: dict[_Key, list[int]], key: Callable[[ImageFolder, int], int | bytes]
+) -> dict[_Key, list[int]]:
+    """Return the groups split further by one more key; a file that cannot be read is in none."""
+    refined: dict[_Key, list[int]] = defaultdict(list)
+    for known, indices in groups.items():
+        for index in indices:
+            with contextlib.suppress(OSError):  # `check_headers` names it
+                refined[*known, key(folder, index)].append(index)
+    return refined
+
+
+def _size(folder: ImageFolder, index: int) -> int:
+    return folder.sizes[index]
+
+
+def _middle(folder: ImageFolder, index: int) -> bytes:
+    with open(folder.path(index), "rb", buffering=0) as file:
+        file.seek(folder.sizes[index] // 2)
+        return file.read(4096)
+
+
+def _content(folder: ImageFolder, index: int) -> bytes:
+    with open(folder.path(index), "rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").digest()

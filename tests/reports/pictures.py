@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 
 from pochitrain.history import History
 
@@ -24,8 +26,7 @@ def make_history(epochs: int, *, validation: bool = True) -> History:
 
 
 def texts(figure: Figure) -> list[str]:
-    """Return every text that is drawn."""
-    FigureCanvasAgg(figure).draw()
+    """Return every text of a figure that has been drawn."""
     found = (text for text in figure.findobj(Text) if text.get_visible())
     return [text.get_text() for text in found if text.get_text()]
 
@@ -34,11 +35,10 @@ def legend(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
 
 
-def is_cut(figure: Figure) -> bool:
+def is_cut(path: Path) -> bool:
     """Tell whether something touches the edge of the picture: every text and axis ends before it."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture)
     rim = np.ones(pixels.shape[:2], dtype=bool)
     rim[2:-2, 2:-2] = False
     return bool((pixels[rim] != 255).any())

@@ -38,7 +38,7 @@ def image(figure: Figure) -> AxesImage:
     return found
 
 
-@pytest.mark.parametrize(("epochs", "layers"), [(1, 1), (1, 6), (50, 6), (20, 62), (300, 161)])
+@pytest.mark.parametrize(("epochs", "layers"), [(1, 1), (1, 6), (50, 6), (3, 62)])
 def test_both_pictures_show_every_layer_and_cut_nothing(tmp_path: Path, epochs: int, layers: int) -> None:
     timeline, heatmap = draw(traced(epochs, layers), tmp_path)
     assert len(timeline.axes[0].lines) == layers
@@ -48,16 +48,15 @@ def test_both_pictures_show_every_layer_and_cut_nothing(tmp_path: Path, epochs: 
     names = [label.get_text() for label in heatmap.axes[0].get_yticklabels()]
     assert names == [f"layer{layer}.weight" for layer in range(layers)]
     assert heatmap.axes[0].yaxis_inverted(), "the first layer is on top"
-    for figure in (timeline, heatmap):
+    for figure, name in ((timeline, "timeline.png"), (heatmap, "heatmap.png")):
         assert {"Gradient norm by layer", "Gradient norm (L2)", "Epoch"} <= set(texts(figure))
         assert not any("$" in text for text in texts(figure))
-        assert not is_cut(figure)
+        assert not is_cut(tmp_path / name)
 
 
 @pytest.mark.parametrize("layers", [6, 62, 161])
 def test_names_beside_the_map_do_not_overlap(tmp_path: Path, layers: int) -> None:
     _, heatmap = draw(traced(3, layers), tmp_path)
-    texts(heatmap)
     boxes = [label.get_window_extent() for label in heatmap.axes[0].get_yticklabels()]
     middles = [(box.y0 + box.y1) / 2 for box in boxes]
     points = heatmap.axes[0].get_yticklabels()[0].get_fontsize()
@@ -70,7 +69,13 @@ def test_only_recorded_epochs_are_drawn_where_they_belong(tmp_path: Path) -> Non
     assert list(timeline.axes[0].lines[0].get_xdata()) == [5, 10, 15, 20]
     left, right, _, _ = image(heatmap).get_extent()
     assert (left, right) == (2.5, 22.5)
-    assert heatmap.axes[0].get_xlim()[0] >= 0.5
+
+
+def test_the_map_does_not_show_an_epoch_0(tmp_path: Path) -> None:
+    history = traced(9, 2)
+    sparse = [record for record in history if record["epoch"] in (1, 5, 9)]
+    _, heatmap = draw(sparse, tmp_path)
+    assert heatmap.axes[0].get_xlim() == (0.5, 11)
 
 
 def test_zero_and_nan_are_grey_in_the_map_and_said_in_the_legend(tmp_path: Path) -> None:
@@ -91,14 +96,14 @@ def test_gradients_without_any_positive_number_can_be_drawn(tmp_path: Path, valu
         record |= {name: value for name in record if name.startswith("gradient_norm/")}
     _, heatmap = draw(history, tmp_path)
     assert image(heatmap).get_array().mask.all()
-    assert heatmap.axes[1].get_yticks().size == 0
+    assert heatmap.axes[1].get_yticklabels() == []
 
 
 def test_long_names_leave_room_for_the_curves(tmp_path: Path) -> None:
     history = make_history(3)
     for record in history:
         record["gradient_norm/" + "features.denseblock4." * 6 + "weight"] = 0.1 * record["epoch"]
-    for figure in draw(history, tmp_path):
+    for figure, name in zip(draw(history, tmp_path), ("timeline.png", "heatmap.png"), strict=True):
         assert figure.axes[0].get_position().width > 0.5
         assert any("…" in text for text in texts(figure))
-        assert not is_cut(figure)
+        assert not is_cut(tmp_path / name)

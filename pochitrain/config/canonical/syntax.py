@@ -50,12 +50,14 @@ def normal_form(node: Any, modules: Mapping[str, str] = _NO_NAMES) -> Any:
             return [normal_form(item, modules) for item in node if not _is_idle(item)]
         case ast.Name():
             return ["Name", modules.get(node.id, node.id)]
+        case ast.Attribute() if (dotted := ".".join(_chain(node))) in modules:
+            return ["Name", modules[dotted]]
         case ast.Constant():
             return _constant(node.value)
         case ast.arg():
             return ["arg", node.arg]
-        case ast.AnnAssign():
-            return _fields(ast.Assign(targets=[node.target], value=node.value), modules)
+        case ast.AnnAssign(target=target, value=ast.expr() as value):
+            return _fields(ast.Assign(targets=[target], value=value), modules)
         case ast.ClassDef():
             return [*_fields(node, modules, leave_out={"body"}), ["body", _class_body(node, modules)]]
         case ast.Import() | ast.ImportFrom():  # what is imported counts by value, as `reads` finds it
@@ -68,11 +70,10 @@ def normal_form(node: Any, modules: Mapping[str, str] = _NO_NAMES) -> Any:
 
 
 def _fields(node: ast.AST, modules: Mapping[str, str], leave_out: Iterable[str] = ()) -> list[Any]:
-    values = {name: getattr(node, name, None) for name in node._fields if name not in _LAYOUT and name not in leave_out}
-    return [
-        type(node).__name__,
-        *([name, normal_form(value, modules)] for name, value in sorted(values.items()) if value is not None and value != []),
-    ]
+    names = sorted(name for name in node._fields if name not in _LAYOUT and name not in leave_out)
+    values = [(name, getattr(node, name, None)) for name in names]
+    said = [[name, normal_form(value, modules)] for name, value in values if value is not None and value != []]
+    return [type(node).__name__, *said]
 
 
 def _is_idle(node: Any) -> bool:
@@ -153,7 +154,7 @@ class Reads:
     outer: set[str] = field(default_factory=set)  # closure, module or builtin
     globals: set[str] = field(default_factory=set)  # declared `global`, so never the closure
     imports: list[Import] = field(default_factory=list)
-    chains: dict[str, set[Chain]] = field(default_factory=dict)
+    chains: dict[str, dict[Chain, None]] = field(default_factory=dict)
     """name → the attributes read from it, `a.b.c` as ("b", "c"), the bare name as (); in the order of the text"""
 
 
@@ -186,10 +187,9 @@ class _Scope(ast.NodeVisitor):
         return ((self.read - self.bound) | self.declared_nonlocal) - self.declared_global
 
     def read_function(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> None:
-        arguments = node.args
-        for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg):
-            if argument is not None:
-                self.bound.add(argument.arg)
+        given = node.args
+        arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+        self.bound |= {argument.arg for argument in arguments if argument is not None}
         self.bound |= {parameter.name for parameter in getattr(node, "type_params", ())}
         self.visit_all(node.body if isinstance(node.body, list) else [node.body])
 
@@ -206,7 +206,7 @@ class _Scope(ast.NodeVisitor):
             self.read |= inner.outer()
 
     def _read(self, name: str, chain: Chain) -> None:
-        self.found.chains.setdefault(name, set()).add(chain)
+        self.found.chains.setdefault(name, {})[chain] = None
         if not (self.is_class and name in self.bound):
             self.read.add(name)
 
@@ -221,13 +221,11 @@ class _Scope(ast.NodeVisitor):
             self._bind(node.id)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
-        chain, value = [node.attr], node.value
-        while isinstance(value, ast.Attribute):
-            chain, value = [value.attr, *chain], value.value
-        if isinstance(value, ast.Name):
-            self._read(value.id, tuple(chain))
+        name, *chain = _chain(node) or [""]
+        if name:
+            self._read(name, tuple(chain))
         else:
-            self.visit(value)
+            self.visit(node.value)
 
     def visit_Assign(self, node: ast.Assign) -> None:
         self.visit_all([node.value, *node.targets])  # in a class, `size = size` reads the outer one
@@ -322,3 +320,12 @@ class _Scope(ast.NodeVisitor):
 
 def _bound_name(name: ast.alias) -> str:
     return name.asname or name.name.partition(".")[0]
+
+
+def _chain(node: ast.expr) -> list[str]:
+    """Return `a.b.c` as its names, anything that does not begin with a name as an empty list."""
+    attributes: list[str] = []
+    while isinstance(node, ast.Attribute):
+        attributes.insert(0, node.attr)
+        node = node.value
+    return [node.id, *attributes] if isinstance(node, ast.Name) else []

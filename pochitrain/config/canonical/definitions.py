@@ -12,22 +12,44 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+from pochitrain.config.canonical.leaves import Leaf, Made, Parts, Refused, is_users_class, key_text, public
+from pochitrain.config.canonical.syntax import Chain, Import, Reads, function_digest, reads
+from pochitrain.config.canonical.values import closure
 from pochitrain.config.source import NoSource, find_function, is_user_code, is_user_namespace
-from pochitrain.config.syntax import Chain, Import, Reads, function_digest, reads
-from pochitrain.config.values import Leaf, Made, Parts, Refused, closure, is_users_class, key_text, public
 from pochitrain.locale import _
 
 # Names of a module that say where it stands, not what it does.
-_PLACE = frozenset({"__name__", "__file__", "__path__", "__package__", "__spec__", "__loader__", "__cached__", "__doc__"})
+_PLACE = frozenset(
+    {
+        "__name__",
+        "__file__",
+        "__path__",
+        "__package__",
+        "__spec__",
+        "__loader__",
+        "__cached__",
+        "__doc__",
+        "__builtins__",
+    }
+)
 _WHOLE_MODULE = frozenset({"globals", "eval", "exec"})  # builtins that reach any name of their module
 
-# What Python writes into a class by itself; annotations and docstrings do not count.
+# What Python and `typing` write into a class; docstrings and annotations do not count, fields do, elsewhere.
 _WRITTEN_BY_PYTHON = frozenset(
-    """__module__ __qualname__ __dict__ __weakref__ __doc__ __slots__ __annotations__ __annotate__ __annotate_func__
-    __annotations_cache__ __conditional_annotations__ __classdictcell__ __firstlineno__ __static_attributes__
-    __parameters__ __orig_bases__ __type_params__ __abstractmethods__ _abc_impl __dataclass_fields__ __dataclass_params__
-    __protocol_attrs__ __non_callable_proto_members__ __callable_proto_members_only__ _is_protocol _is_runtime_protocol
-    _fields _field_defaults""".split()
+    {
+        *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__slots__", "__firstlineno__"),
+        *("__static_attributes__", "__classdictcell__", "__annotations__", "__annotate__", "__annotate_func__"),
+        *(
+            "__annotations_cache__",
+            "__conditional_annotations__",
+            "__parameters__",
+            "__orig_bases__",
+            "__type_params__",
+        ),
+        *("__abstractmethods__", "_abc_impl", "_is_protocol", "_is_runtime_protocol", "__protocol_attrs__"),
+        *("__non_callable_proto_members__", "__callable_proto_members_only__"),
+        *("__dataclass_fields__", "__dataclass_params__", "_fields", "_field_defaults"),
+    }
 )
 _MAKERS = frozenset({"dataclasses", "enum", "collections", "typing", "abc", "reprlib"})
 
@@ -104,7 +126,7 @@ def _function(function: types.FunctionType) -> Made:
             parts += _follow(name, value, found.chains.get(name, {}), modules)
         else:
             parts.append((f": {name}", value))
-    if not _WHOLE_MODULE.isdisjoint(found.chains):
+    if any(name in found.outer and name not in function.__globals__ for name in _WHOLE_MODULE):
         parts.append((": <module>", Namespace(function.__globals__)))
     parts += _defaults(function)
     parts += [(f": .{name}", value) for name, value in sorted(vars(function).items())]
@@ -186,8 +208,9 @@ def _defaults(function: types.FunctionType) -> Parts:
     code = function.__code__
     positional = code.co_varnames[: code.co_argcount]
     values = function.__defaults__ or ()
-    by_name = {**dict(zip(positional[len(positional) - len(values) :], values, strict=True)), **(function.__kwdefaults__ or {})}
-    return [(f"({name})", value) for name, value in by_name.items()]
+    last = positional[len(positional) - len(values) :]
+    by_name = [*zip(last, values, strict=True), *(function.__kwdefaults__ or {}).items()]
+    return [(f"({name})", value) for name, value in by_name]
 
 
 def _distinct(parts: Parts) -> Parts:
@@ -214,7 +237,8 @@ def _class(cls: type) -> Made:
         parts += [(": <members>", Leaf("members:" + ",".join(members)))]
         parts += [(f": {name}", value) for name, value in members.items()]
         written = {name: value for name, value in vars(cls).items() if name not in members and not name.startswith("_")}
-        written |= {name: value for name, value in vars(cls).items() if _is_written_function(value)}
+        functions = [function for value in vars(cls).values() if (function := _written_function(value))]
+        written |= {function.__name__: function for function in functions}  # Python keeps __new__ under other names
     else:
         written = dict(vars(cls))
     for name, value in sorted(written.items()):
@@ -229,16 +253,18 @@ def _is_made(name: str, value: Any) -> bool:
         return True
     if name == "__hash__" and value is None:  # follows from __eq__
         return True
+    if type(value).__name__ == "_tuplegetter":
+        return True
     function = getattr(value, "__func__", value)
-    if isinstance(function, types.FunctionType):
-        module = str(function.__globals__.get("__name__", ""))
-        return function.__code__.co_filename == "<string>" or module.partition(".")[0] in _MAKERS
-    return type(value).__module__ in _MAKERS
+    if not (name.startswith("_") and isinstance(function, types.FunctionType)):
+        return False
+    module = str(function.__globals__.get("__name__", ""))
+    return function.__code__.co_filename == "<string>" or module in _MAKERS
 
 
-def _is_written_function(value: Any) -> bool:
+def _written_function(value: Any) -> types.FunctionType | None:
     function = getattr(value, "__func__", value)
-    return isinstance(function, types.FunctionType) and is_user_namespace(function.__globals__)
+    return function if isinstance(function, types.FunctionType) and is_definition(function) else None
 
 
 def _dataclass_fields(cls: type) -> Parts:

@@ -1,31 +1,18 @@
-"""Values as a flat map path → leaf: equal maps mean equal behaviour, and two maps can be compared by a reader.
-
-    learning_rate                        float:0x1.0624dd2f1a9fcp-10
-    train_transform                      object:torchvision.transforms.transforms.Compose
-    train_transform.transforms[0].size   int:224
-    train_transform.transforms[1].lambd  ref:def add_noise
-    def add_noise                        code:4be0…                      its syntax, without layout
-    def add_noise: SIGMA                 float:0x1.999999999999ap-4      a name that it reads
-    def add_noise(clip)                  bool:True                       a default value
-
-The user's own functions, classes and modules stand under a name of their own, once, however often they are reached. The
-order of dicts counts where the user's code can see it, and in the settings that say so; key order in a file does not.
-
-Not seen: what the code reads from disk, what it imports under a computed name, compiled extensions of the user's own,
-and functions of a library that the user's code has replaced.
-"""
+"""The walk through values and the code that they reach."""
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import json
 import types
 from collections import Counter, deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from pochitrain.config.definitions import Namespace, define, is_definition, title
-from pochitrain.config.values import Held, Leaf, Made, Refused, describe, is_users_class, key_text
+from pochitrain.config.canonical.definitions import Namespace, define, is_definition, title
+from pochitrain.config.canonical.leaves import Held, Leaf, Made, Refused, is_users_class, key_text, plain_leaf
+from pochitrain.config.canonical.values import describe
 from pochitrain.errors import ConfigError, Problem
 from pochitrain.locale import _
 
@@ -78,7 +65,7 @@ class _Walker:
             self.flat[path] = f"ref:{self._root(path, value)}"
         elif isinstance(value, Held):
             self._walk_once(path, value.tensor)
-        elif is_users_class(type(value)):
+        elif is_users_class(type(value)) and not isinstance(value, enum.Enum):
             self._walk_once(path, value)
         else:
             self._walk_parts(path, value)
@@ -87,7 +74,7 @@ class _Walker:
         self.code_sees = True
         while self.waiting:
             root, definition = self.waiting.popleft()
-            self._take(root, lambda definition=definition: define(definition))  # type: ignore[misc]
+            self._take(root, define, definition)
 
     def _root(self, path: str, definition: Any) -> str:
         """Return the name under which a definition stands; it is walked later, so calls may go in circles."""
@@ -119,12 +106,12 @@ class _Walker:
             self.flat[path] = f"same:{self.open[id(value)]}"
             return
         self.open[id(value)] = path
-        self._take(path, lambda: self._describe(path, value))
+        self._take(path, self._describe, value)
         del self.open[id(value)]
 
-    def _take(self, path: str, make: Any) -> None:
+    def _take(self, path: str, take_apart: Callable[[Any], Made], value: Any) -> None:
         try:
-            made: Made = make()
+            made = take_apart(value)
         except Refused as refused:
             self.problems.append(Problem(refused.what, self._where(path), refused.mend))
             return
@@ -132,22 +119,25 @@ class _Walker:
         for suffix, part in made.parts:
             self.walk(path + suffix, part)
 
-    def _describe(self, path: str, value: Any) -> Made:
+    def _describe(self, value: Any) -> Made:
         if type(value) in (dict, types.MappingProxyType):
-            return self._dict(path, value)
+            return self._dict(value)
         if type(value) in (set, frozenset):
             return Made(f"{type(value).__name__}:{json.dumps(sorted(map(self._text, value)))}", [])
         return describe(value)
 
-    def _dict(self, path: str, value: Mapping[Any, Any]) -> Made:
+    def _dict(self, value: Mapping[Any, Any]) -> Made:
         items = [(key_text(key) if type(key) is str else f"[{self._text(key)}]", item) for key, item in value.items()]
         parts = sorted(items, key=lambda item: item[0])
-        if self.code_sees or path in self.ordered:
+        if self.code_sees or self.open[id(value)] in self.ordered:
             parts.append((".<order>", Leaf("order:" + json.dumps([text for text, _item in items]))))
         return Made(f"dict:{len(items)}", parts)
 
     def _text(self, value: Any) -> str:
         """Return one text for a value without a place of its own: a key, a member of a set."""
+        leaf = plain_leaf(value)
+        if leaf is not None:
+            return leaf
         inner = _Walker()
         inner.open, inner.code_sees, inner.problems = dict(self.open), self.code_sees, self.problems
         inner.walk("", value)

@@ -1,0 +1,97 @@
+"""Arrays, tensors and torch modules as leaves. NumPy and torch are never imported here: who holds one has done so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from typing import Any
+
+from pochitrain.config.canonical.leaves import (
+    Held,
+    Leaf,
+    Made,
+    Parts,
+    Refused,
+    attributes,
+    class_name,
+    key_text,
+    own_class,
+    plain_leaf,
+)
+from pochitrain.locale import _
+
+
+def describe_array(value: Any) -> Made | None:
+    np = sys.modules.get("numpy")
+    if np is None:
+        return None
+    if isinstance(value, np.ndarray):
+        head = f"array:{_dtype(value.dtype)}{list(value.shape)}"
+        inner = [] if type(value) in (np.ndarray, np.memmap) else [(".<class>", type(value)), *attributes(vars(value))]
+        if value.dtype.hasobject or value.dtype.kind == "T":  # T: strings of any length
+            return Made(head, [(".<items>", value.tolist()), *inner])
+        plain = np.ascontiguousarray(value).view(np.ndarray)
+        plain = plain.astype(plain.dtype.newbyteorder("<"), copy=False)
+        return Made(f"{head}:{hashlib.sha256(plain.tobytes()).hexdigest()}", inner)
+    if isinstance(value, np.generic):
+        item = plain_leaf(value.item())
+        return Made(f"numpy.{_dtype(value.dtype)}:{item or 'bytes:' + value.tobytes().hex()}", [])
+    if isinstance(value, np.dtype):
+        return Made(f"numpy.dtype:{_dtype(value)}", [])
+    return None
+
+
+def _dtype(dtype: Any) -> str:
+    little = dtype.newbyteorder("<")
+    return json.dumps(little.descr) if dtype.names else str(little.str)
+
+
+def describe_tensor(value: Any) -> Made | None:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return None
+    if isinstance(value, torch.Tensor):
+        return _tensor(value, torch)
+    if isinstance(value, torch.nn.Module):
+        return _module(value, torch)
+    if isinstance(value, torch.dtype | torch.device | torch.layout | torch.memory_format):
+        return Made(f"torch:{value}", [])
+    return None
+
+
+def _tensor(value: Any, torch: Any) -> Made:
+    refused = Refused(
+        _("a sparse, quantized, lazy or meta tensor has no stable identity"),
+        _("keep a dense tensor, and convert it where it is used"),
+    )
+    if value.is_quantized:
+        raise refused
+    try:
+        flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+        raw = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+    except (RuntimeError, ValueError, TypeError, NotImplementedError):
+        raise refused from None
+    kind = (
+        str(value.dtype).removeprefix("torch.") + str(list(value.shape)) + (":trained" if value.requires_grad else "")
+    )
+    plain = type(value) in (torch.Tensor, torch.nn.Parameter)
+    inner = [] if plain else [(".<class>", type(value)), *attributes(vars(value))]
+    return Made(f"tensor:{kind}:{hashlib.sha256(raw).hexdigest()}", inner)
+
+
+def _module(value: Any, torch: Any) -> Made:
+    """Describe a torch module by what it holds beyond an empty one: attributes, tensors, children, hooks."""
+    state, empty = dict(vars(value)), vars(torch.nn.Module())
+    children = state.pop("_modules")
+    tensors = {**state.pop("_parameters"), **state.pop("_buffers")}
+    parts: Parts = []
+    for name, item in sorted(state.items()):
+        if name not in empty:
+            parts.append((key_text(name), item))
+        elif item != empty[name]:  # hooks are numbered by a counter of the process
+            parts.append((f".{name}", list(item.values()) if isinstance(item, dict) else item))
+    parts += [(key_text(name), tensor if tensor is None else Held(tensor)) for name, tensor in tensors.items()]
+    parts += [(key_text(name), child) for name, child in children.items()]
+    order = Leaf("order:" + json.dumps([*tensors, *children]))
+    return Made(f"object:{class_name(type(value))}", [*own_class(value), *parts, (".<order>", order)])

@@ -1,0 +1,277 @@
+"""`pochi train` through its Python API and its command line: begins, continues, is complete, is new."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pochitrain import load_config, train
+from pochitrain.engine.checkpoint import Checkpoints
+from pochitrain.experiment import Experiment
+from pochitrain.history import TIMING
+from tests.conftest import make_images, pochi
+
+WriteConfig = Callable[..., Path]
+
+
+def rows(experiment: Experiment) -> list[dict[str, str]]:
+    """Return metrics.csv without the columns that depend on the clock."""
+    with experiment.metrics_csv.open(encoding="utf-8") as file:
+        return [{k: v for k, v in row.items() if k not in TIMING} for row in csv.DictReader(file)]
+
+
+def same_state(a: object, b: object) -> bool:
+    """Return whether two checkpoints hold the same bits, the clock's columns apart."""
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = {k for k in a.keys() | b.keys() if k not in TIMING}
+        return all(k in a and k in b and same_state(a[k], b[k]) for k in keys)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(same_state, a, b))
+    return a == b
+
+
+def state(experiment: Experiment) -> dict[str, object]:
+    loaded = Checkpoints(experiment.checkpoints_dir).load_newest()
+    assert loaded is not None
+    return {"epoch": loaded.epoch, "step": loaded.step, **loaded.state}
+
+
+def only_experiment(work_dir: Path) -> Experiment:
+    found = list(work_dir.glob("*/*/????????????"))
+    assert len(found) == 1, found
+    return Experiment(found[0], "")
+
+
+def test_a_run_leaves_everything_behind(write_config: WriteConfig) -> None:
+    path = write_config()
+    experiment, history, metric = train(load_config(path))
+    assert [record["epoch"] for record in history] == [1, 2]
+    assert metric == max(record["val_accuracy"] for record in history)
+    names = {str(p.relative_to(experiment.dir)) for p in experiment.dir.rglob("*") if p.is_file()}
+    assert names >= {
+        "best.pt", "last.pt", "config.py", "config.json", "data_manifest.json.gz", "experiment.json", "identity.json",
+        "metrics.csv", "train.log", "plots/loss.png", "plots/accuracy.png", "plots/confusion_matrix.png",
+    }  # fmt: skip
+    assert experiment.config_py.read_text() == path.read_text()
+    manifest = json.loads(experiment.experiment_json.read_text())
+    assert manifest["status"] == "complete"
+    assert manifest["classes"] == ["ant", "bee", "cat"]
+    assert len(manifest["id"]) == 64
+    assert manifest["id"].startswith(experiment.dir.name)
+    header = experiment.metrics_csv.read_text().splitlines()[0]
+    assert header.startswith("epoch,learning_rate,train_loss,train_accuracy,val_loss,val_accuracy")
+
+
+def test_the_model_files_stand_alone(write_config: WriteConfig) -> None:
+    experiment, history, metric = train(load_config(write_config()))
+    best = torch.load(experiment.best_pt, weights_only=True)
+    assert best["classes"] == ["ant", "bee", "cat"]
+    assert best["record"]["val_accuracy"] == metric
+    assert best["confusion_matrix"].sum() == 9
+    assert 100 * best["confusion_matrix"].trace() / 9 == pytest.approx(metric)
+    last = torch.load(experiment.last_pt, weights_only=True)
+    assert last["epoch"] == len(history)
+    assert last["val_transform"]["name"] == "v1.ToTensor"
+    assert last["settings"]["learning_rate"] == 0.01
+
+
+def test_complete_is_complete_and_more_epochs_continue_to_the_bit(
+    write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_config()
+    first = train(load_config(path))
+    stamp = first.experiment.last_pt.stat().st_mtime_ns
+    again = train(load_config(path))
+    assert "Already complete: 2 epochs" in capsys.readouterr().out
+    assert again.metric == first.metric
+    assert first.experiment.last_pt.stat().st_mtime_ns == stamp
+    more = train(load_config(path, {"epochs": 4}))
+    assert more.experiment == first.experiment
+    straight = train(load_config(path, {"epochs": 4, "work_dir": str(tmp_path / "straight")}))
+    assert straight.experiment.id == more.experiment.id
+    assert rows(straight.experiment) == rows(more.experiment)
+    assert same_state(state(straight.experiment), state(more.experiment))
+
+
+def test_what_changed_makes_a_new_experiment_and_is_named(
+    write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = train(load_config(write_config()))
+    second = train(load_config(write_config("learning_rate = 0.02")))
+    assert second.experiment.id != first.experiment.id
+    assert "new because learning_rate 0.01 → 0.02" in capsys.readouterr().out
+    data = make_images(tmp_path / "data" / "train", {"ant": 10, "bee": 7, "cat": 6}).parent
+    make_images(data / "val", {"ant": 3, "bee": 3, "cat": 3}, seed=1)
+    moved = train(load_config(write_config(data=data)))
+    assert moved.experiment.id == first.experiment.id  # the folder moved, the images are the same
+    (data / "train" / "ant" / "000.png").unlink()
+    make_images(data / "train", {"dog": 0, "bee": 8})
+    (data / "train" / "dog").rmdir()
+    fewer = train(load_config(write_config(data=data)))
+    assert fewer.experiment.id != first.experiment.id
+    assert "data.train +1 −1 ~7 files" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "num_workers = 2",
+        "pin_memory = True",
+        "enable_gradient_tracking = True",
+        "enable_tensorboard = True",
+        "enable_metrics_export = False",
+        "checkpoint_every_minutes = 1e-9",
+        "checkpoint_every_minutes = None",
+        "log_level = 'warning'",
+        "tags = ['a']\nnotes = 'b'\ntask = 'c'",
+        "observers = [print]\nplots = [lambda history, plots_dir: None]",
+        "early_stopping = {'enabled': True, 'patience': 9}",
+        "confusion_matrix_config = {'title': '混同行列'}",
+        "print_config = True\nignore_warnings = True",
+        "worker_timeout_seconds = 60",
+        "cudnn_benchmark = True",
+    ],
+)
+def test_operational_settings_leave_id_and_weights_alone(write_config: WriteConfig, tmp_path: Path, lines: str) -> None:
+    plain = train(load_config(write_config(), {"work_dir": str(tmp_path / "plain")}))
+    other = train(load_config(write_config(lines)))
+    assert other.experiment.id == plain.experiment.id
+    ours, theirs = state(plain.experiment), state(other.experiment)
+    for key in ("model", "optimizer", "scheduler"):
+        assert same_state(ours[key], theirs[key]), key
+
+
+def test_without_validation_data(write_config: WriteConfig) -> None:
+    experiment, history, metric = train(load_config(write_config("val_data_root = None")))
+    assert metric == min(record["train_loss"] for record in history)
+    assert all(row["val_loss"] == "" for row in rows(experiment))
+
+
+def test_restart_keeps_the_old_folder_aside(write_config: WriteConfig) -> None:
+    config = load_config(write_config())
+    first = train(config)
+    second = train(config, restart=True)
+    assert second.experiment == first.experiment
+    aside = first.experiment.dir.with_name(first.experiment.dir.name + ".old-1")
+    assert (aside / "best.pt").exists()
+
+
+def test_an_observer_that_fails_is_switched_off(write_config: WriteConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = "seen = []\ndef bad(record):\n    raise KeyError('x')\nobservers = [bad, seen.append]"
+    config = load_config(write_config(lines))
+    train(config)
+    assert capsys.readouterr().out.count("The observer bad failed") == 1
+    assert [record["epoch"] for record in config.origin.helpers["seen"]] == [1, 2]
+
+
+def test_the_command_line_prints_the_metric_last_and_no_control_codes(write_config: WriteConfig, tmp_path: Path) -> None:
+    done = pochi("train", "-c", write_config(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1].startswith("val_accuracy ")
+    assert "\x1b" not in done.stdout
+    log = only_experiment(tmp_path / "work_dirs").train_log.read_text(encoding="utf-8")
+    assert "epoch 2/2" in log
+
+
+SLOW = """
+import time
+class Slow:
+    def __call__(self, image):
+        time.sleep(0.05)
+        return transforms.ToTensor()(image)
+train_transform = Slow()
+epochs = 3
+"""
+
+
+def start_slow(write_config: WriteConfig, tmp_path: Path, **more: object) -> tuple[subprocess.Popen[str], Path]:
+    path = write_config(SLOW)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pochitrain", "train", "-c", str(path)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    return process, path
+
+
+def wait_for(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(process.communicate())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
+def test_a_signal_saves_and_the_same_command_continues_to_the_bit(
+    write_config: WriteConfig, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    process, path = start_slow(write_config, tmp_path)
+    wait_for(process, "epoch 1/3")
+    time.sleep(0.3)
+    process.send_signal(number)
+    _out, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert "Traceback" not in err
+    assert "saved" in err
+    stopped = state(only_experiment(tmp_path / "work_dirs"))
+    assert stopped["epoch"] == 1
+    assert stopped["step"] > 0  # type: ignore[operator]
+    resumed = train(load_config(path))
+    straight = train(load_config(path, {"work_dir": str(tmp_path / "straight")}))
+    assert rows(resumed.experiment) == rows(straight.experiment)
+    assert same_state(state(resumed.experiment), state(straight.experiment))
+
+
+def test_a_second_signal_leaves_at_once(write_config: WriteConfig, tmp_path: Path) -> None:
+    lines = SLOW.replace("time.sleep(0.05)", "time.sleep(30 if os.path.exists('hang') else 0.05)") + "import os\n"
+    path = write_config(lines)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pochitrain", "train", "-c", str(path)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    wait_for(process, "epoch 1/3")
+    (tmp_path / "hang").touch()
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None  # it sleeps in the transform
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert time.monotonic() - started < 2
+    assert state(only_experiment(tmp_path / "work_dirs"))["epoch"] == 1
+
+
+def test_a_closed_pipe_does_not_stop_the_training(write_config: WriteConfig, tmp_path: Path) -> None:
+    process, _path = start_slow(write_config, tmp_path)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert len(rows(only_experiment(tmp_path / "work_dirs"))) == 3
+
+
+def test_two_starts_at_once_train_once(write_config: WriteConfig, tmp_path: Path) -> None:
+    process, path = start_slow(write_config, tmp_path)
+    wait_for(process, "epoch 1/3")
+    second = pochi("train", "-c", path, cwd=tmp_path)
+    assert second.returncode == 75
+    assert str(process.pid) in second.stderr
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert pochi("train", "-c", path, cwd=tmp_path).returncode == 0
