@@ -308,7 +308,7 @@ class Config(Settings):
 
     # output
     work_dir: PathText = setting("work_dirs", en="Where experiments are kept.", ja="作業ディレクトリ.", identity=False)
-    task: str | None = setting(
+    task: Annotated[str, Field(pattern=r"^[^/\\\x00]+$")] | None = setting(
         None,
         en="Name of the task, the first folder; None: the config file's name.",
         ja="タスク名 (最初のフォルダー). None は設定ファイル名.",

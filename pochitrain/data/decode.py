@@ -17,8 +17,18 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageCms,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
+from pochitrain.data.completeness import Refusal, check_container, check_end, cut_off, png_chunks
 from pochitrain.errors import DataError
 from pochitrain.locale import _
 
@@ -60,6 +70,11 @@ _DAMAGE = (
 _PLUGINS = r"PIL\.(Tiff|Png)ImagePlugin"
 _SILENT = ("ignore", None, Warning, re.compile(_PLUGINS), 0)
 
+# Pillow's own conversion goes through a coarse table: up to 5.5 levels off.
+_LAB_TO_RGB = ImageCms.buildTransform(
+    ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB", flags=ImageCms.Flags.NOOPTIMIZE
+)
+
 _ORIENTATION = 0x0112
 _UPRIGHT = {  # EXIF 2.32, tag Orientation: how the stored picture is turned to stand upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -81,10 +96,6 @@ _ESCAPES = {
 
 class BrokenImage(DataError):
     """A file that cannot be used as an image: the problem's `what` is the reason, its `where` the file."""
-
-
-class _Refusal(Exception):
-    """The reason why a file is refused, on its way to becoming a BrokenImage with the file's name."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +158,7 @@ def _reading(path: str | Path) -> Iterator[BinaryIO]:
     try:
         with open(path, "rb") as file:
             yield file
-    except _Refusal as refusal:
+    except Refusal as refusal:
         raise BrokenImage(str(refusal), display_name(path)) from None
     except _DAMAGE as error:
         raise BrokenImage(_reason(error), display_name(path)) from error
@@ -156,34 +167,36 @@ def _reading(path: str | Path) -> Iterator[BinaryIO]:
 def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         return _("cannot be read: {detail}", detail=os.strerror(error.errno))
-    if "truncated" in str(error).lower():
-        return _cut_off()
+    if isinstance(error.__cause__ or error, struct.error | EOFError | LookupError) or "truncated" in str(error).lower():
+        return cut_off()
+    if "unknown pixel mode" in str(error):  # how Pillow names a TIFF with 64 bits, or with floats in colour
+        return _("a kind of pixels that Pillow cannot read; save it as 8 or 16 bits")
     return _("damaged, or of a kind that Pillow cannot read: {detail}", detail=str(error) or type(error).__name__)
-
-
-def _cut_off() -> str:
-    return _("cut off: the end of the file is missing")
 
 
 def _open(file: BinaryIO) -> Any:
     """Return Pillow's image of a file, checked as far as its header and its end tell, with no pixel decoded."""
     head = file.read(32)
     if not head:
-        raise _Refusal(_("the file is empty"))
+        raise Refusal(_("the file is empty"))
     kind = next((kind for signature, kind in _KINDS if head.startswith(signature)), None)
     if kind is None or (head.startswith(b"RIFF") and head[8:12] != b"WEBP"):
-        raise _Refusal(_("no JPEG, PNG, BMP, GIF, TIFF or WebP image"))
+        raise Refusal(_("no JPEG, PNG, BMP, GIF, TIFF or WebP image"))
     size = os.fstat(file.fileno()).st_size
+    check_container(file, head, size)
     if kind is WebPImagePlugin.WebPImageFile:  # Pillow takes the memory for the whole picture when it opens one
-        if struct.unpack_from("<I", head, 4)[0] + 8 > size:
-            raise _Refusal(_cut_off())
         _check_pixels(*_webp_size(head))
     _silence_pillow()
     file.seek(0)
     image = kind(file)
     _check_pixels(*_stored_size(image))
-    if (check := _CHECKS.get(image.format)) is not None:
-        check(image, file, size)
+    stopped = file.tell()
+    check_end(image, file, size)
+    if image.format == "PNG":
+        _read_ahead_png(image, file, size)
+    elif image.format == "TIFF":
+        _refuse_unclear_tiff(image)
+    file.seek(stopped)
     return image
 
 
@@ -207,7 +220,7 @@ def _stored_size(image: Any) -> tuple[int, int]:
 
 def _check_pixels(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise _Refusal(
+        raise Refusal(
             _(
                 "{width} × {height} pixels, more than the limit of {limit} million",
                 width=width,
@@ -228,27 +241,13 @@ def _webp_size(head: bytes) -> tuple[int, int]:
     return width & 0x3FFF, height & 0x3FFF
 
 
-def _check_jpeg(_image: Any, file: BinaryIO, size: int) -> None:
-    scan = file.tell()  # Pillow stops at the first scan: thumbnails with ends of their own lie before it
-    file.seek(max(scan, size - 4096))
-    if file.read().rstrip(b"\0\xff\r\n ").endswith(b"\xff\xd9"):
-        return
-    file.seek(scan)  # cameras append films and second pictures; inside a scan these two bytes cannot occur
-    if b"\xff\xd9" not in file.read():
-        raise _Refusal(_cut_off())
-
-
-def _check_png(image: Any, file: BinaryIO, size: int) -> None:
-    position = 8
-    while position + 12 <= size:
-        length, kind = struct.unpack(">I4s", os.pread(file.fileno(), 8, position))
-        if kind == b"eXIf" and "exif" not in image.info:  # it may stand after the pixels
-            image.info["exif"] = b"Exif\0\0" + os.pread(file.fileno(), length, position + 8)
-        position += 12 + length
-        if kind == b"IEND" and position <= size:
-            break
-    else:
-        raise _Refusal(_cut_off())
+def _read_ahead_png(image: Any, file: BinaryIO, size: int) -> None:
+    """Correct what Pillow says of a PNG before its pixels are decoded."""
+    exif_at = png_chunks(file, size).get(b"eXIf")
+    if exif_at is not None:  # it may stand after the pixels
+        offset, length = exif_at
+        file.seek(offset)
+        image.info["exif"] = b"Exif\0\0" + file.read(length)
     # Pillow widens grey of 2 and 4 bits to 8, and keeps the high byte of 16-bit colour, but leaves the transparent
     # value as it is stored.
     if (key := image.info.get("transparency")) is not None:
@@ -259,43 +258,13 @@ def _check_png(image: Any, file: BinaryIO, size: int) -> None:
             image.info["transparency"] = tuple(value >> 8 for value in key)
 
 
-def _check_gif(_image: Any, file: BinaryIO, size: int) -> None:
-    file.seek(max(0, size - 4096))
-    if not file.read().rstrip(b"\0").endswith(b";"):
-        raise _Refusal(_cut_off())
-
-
-def _check_bmp(image: Any, file: BinaryIO, size: int) -> None:
-    decoder, (_left, _top, _right, height), offset, arguments = image.tile[0]
-    if decoder == "raw":
-        needed = offset + arguments[1] * height
-    else:  # run-length encoded: the file header says how long it is
-        file.seek(2)
-        (needed,) = struct.unpack("<I", file.read(4))
-    if needed > size:
-        raise _Refusal(_cut_off())
-
-
-def _check_tiff(image: Any, _file: BinaryIO, size: int) -> None:
+def _refuse_unclear_tiff(image: Any) -> None:
     tags = image.tag_v2
     bits = max(tags.get(_TIFF_BITS, (1,)))
     if image.mode == "I" or 2 in tags.get(_TIFF_FORMAT, ()):
-        raise _Refusal(_("signed or {bits}-bit integers: what is white is unknown; save it as 8 or 16 bits", bits=bits))
+        raise Refusal(_("signed or {bits}-bit integers: what is white is unknown; save it as 8 or 16 bits", bits=bits))
     if bits > 8 and tags.get(_TIFF_PLANAR, 1) == 2:  # Pillow reads the planes as bytes: noise
-        raise _Refusal(_("{bits} bits per channel in separate planes; save it with interleaved channels", bits=bits))
-    for offsets, lengths in ((273, 279), (324, 325)):  # of the strips, of the tiles
-        ends = map(sum, zip(tags.get(offsets, ()), tags.get(lengths, ()), strict=False))
-        if any(end > size for end in ends):
-            raise _Refusal(_cut_off())
-
-
-_CHECKS: dict[str, Callable[[Any, BinaryIO, int], None]] = {
-    "JPEG": _check_jpeg,
-    "PNG": _check_png,
-    "GIF": _check_gif,
-    "BMP": _check_bmp,
-    "TIFF": _check_tiff,
-}
+        raise Refusal(_("{bits} bits per channel in separate planes; save it with interleaved channels", bits=bits))
 
 
 def _orientation(image: Any) -> int:
@@ -335,6 +304,8 @@ def _to_rgb(image: Any) -> Image.Image:
         white.paste(image, mask=image)
         white.info = image.info
         return white
+    if image.mode == "LAB":
+        return _LAB_TO_RGB.apply(image)
     return image.convert("RGB")  # type: ignore[no-any-return]
 
 
@@ -352,7 +323,7 @@ def _grey_of_floats(values: npt.NDArray[np.float32]) -> Grey:
     """Return (H, W) of 0 to 255 from values of 0 to 1."""
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= 1):  # written so that NaN is refused too
-        raise _Refusal(
+        raise Refusal(
             _(
                 "floating-point values from {low:.4g} to {high:.4g}: scale them to 0 to 1, or save as 8 or 16 bits",
                 low=low,

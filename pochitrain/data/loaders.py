@@ -7,17 +7,23 @@ augmentation follows from (seed, epoch, index) alone.
 from __future__ import annotations
 
 import contextlib
+import functools
+import multiprocessing
+import os
+import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import cloudpickle
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from pochitrain.config.source import is_user_code
 from pochitrain.data.decode import decode_image
@@ -32,8 +38,11 @@ class Failure:
 
     index: int
     reason: str
-    fatal: bool = False  # not a matter of one bad file: `on_bad_image` does not apply
+    mend: str = ""  # given when it is not a matter of one bad file: `on_bad_image` does not apply
 
+
+POLL_SECONDS = 5  # how long the death of a process may stay unnoticed where no signal tells of it (forkserver)
+_WORKER_GONE = re.compile(r"DataLoader (worker \(pid|timed out)")  # how torch reports a death and a silence
 
 Sample = tuple[Tensor, int, int]  # image (3, H, W), label, index
 Batch = tuple[Tensor, Tensor, list[Failure]]
@@ -57,12 +66,15 @@ class Samples(Dataset[Any]):
         purpose: str,
     ) -> None:
         self.items, self.labels, self.transform, self.seed, self.purpose = items, labels, transform, seed, purpose
+        self.at: Any = [-1]  # the index that is being read; a loading process has its place in an array for all to see
+        self.place = 0
 
     def __len__(self) -> int:
         return len(self.items)  # type: ignore[arg-type]
 
     def __getitem__(self, position: tuple[int, int]) -> Sample | Failure:
         epoch, index = position
+        self.at[self.place] = index
         seed_everything(self.seed, self.purpose, epoch if self.purpose == "augment" else 0, index)
         try:
             image, label = self._read(index)
@@ -74,6 +86,8 @@ class Samples(Dataset[Any]):
         ) as error:  # the user's transform or data set may raise anything; it is reported with its sample
             reason = error.problems[0].what if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
             return Failure(index, reason)
+        finally:
+            self.at[self.place] = -1
 
     def _read(self, index: int) -> tuple[Any, int]:
         if self.labels is None:
@@ -89,14 +103,15 @@ class Samples(Dataset[Any]):
         # Reached when a worker is spawned, not forked. The user's functions live in modules that the new process
         # cannot import (a config file, a lambda), so they travel by value.
         with contextlib.ExitStack() as stack:
-            for module in [m for m in list(sys.modules.values()) if getattr(m, "__pochi_source__", None) or _is_own(m)]:
+            for module in filter(_is_own, list(sys.modules.values())):
                 cloudpickle.register_pickle_by_value(module)
                 stack.callback(cloudpickle.unregister_pickle_by_value, module)
             return cloudpickle.loads, (cloudpickle.dumps((_restore, vars(self))),), None, None, None
 
 
 def _is_own(module: Any) -> bool:
-    return module.__name__ != "__main__" and is_user_code(module)
+    """Tell the modules that a new process would look for in vain; cloudpickle itself sees to `__main__`."""
+    return isinstance(module, ModuleType) and sys.modules.get(module.__name__) is module and is_user_code(module)
 
 
 def _restore(state: dict[str, Any]) -> Samples:
@@ -152,6 +167,8 @@ class Loader:
         self.batches = Batches(len(samples), batch_size, samples.seed, shuffle=shuffle)
         self.skip_failures = skip_failures
         self.skipped: set[str] = set()
+        self.timeout_seconds = timeout_seconds
+        self.workers = Workers(workers)
         self._loader: DataLoader[Any] = DataLoader(
             samples,
             batch_sampler=self.batches,
@@ -159,8 +176,8 @@ class Loader:
             collate_fn=collate,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
-            timeout=timeout_seconds if workers else 0,
-            worker_init_fn=_quiet_worker,
+            timeout=min(timeout_seconds, POLL_SECONDS) if workers else 0,
+            worker_init_fn=functools.partial(_begin_worker, self.workers.pids, self.workers.at),
             generator=torch.Generator(),  # its draw of a base seed shall not touch the global generator
         )
 
@@ -175,72 +192,125 @@ class Loader:
             DataError: a sample cannot be read (unless failures are skipped), a worker died or hangs.
         """
         self.batches.epoch, self.batches.start = epoch, start
-        step = start
-        batches = self._watched(epoch)
-        for images, labels, failures in batches:
-            if failures:
-                self._note(failures)
-            if len(labels) > (1 if failures and self.batches.batch_size > 1 else 0):
-                yield images, labels
-            else:
-                yield images[:0], labels[:0]
-            step += 1
+        # BatchNorm cannot train on a single image, so one that is left over among failures is passed over.
+        least = 2 if self.batches.shuffle and self.batches.batch_size > 1 else 1
+        with watching(self):
+            for images, labels, failures in self._answers():
+                if failures:
+                    self._note(failures)
+                enough = len(labels) >= (least if failures else 1)
+                yield (images, labels) if enough else (images[:0], labels[:0])
 
     def names(self, epoch: int, step: int) -> list[str]:
         """Return the names of the samples of one batch."""
         first, end = self.batches.bounds()[step]
         return [self.samples.name(index) for index in self.batches.order(epoch)[first:end]]
 
-    def _watched(self, epoch: int) -> Iterator[Batch]:
-        iterator = iter(self._loader)
-        step = self.batches.start
+    def _answers(self) -> Iterator[Batch]:
+        """Yield the batches; ask again after a silence that is not yet too long, and let torch look for the dead."""
+        batches = iter(self._loader)
         while True:
-            try:
-                batch = next(iterator)
-            except StopIteration:
+            asked = time.monotonic()
+            while True:
+                try:
+                    batch = next(batches, None)
+                    break
+                except RuntimeError as error:
+                    if "timed out" not in str(error) or time.monotonic() - asked >= self.timeout_seconds:
+                        raise
+            if batch is None:
                 return
-            except RuntimeError as error:  # how torch reports a worker that was killed or is silent
-                if "worker" not in str(error) and "timed out" not in str(error):
-                    raise
-                names = self.names(epoch, min(step, len(self) - 1))
-                raise DataError(
-                    _("A process that loads images died or hangs: {reason}", reason=str(error).splitlines()[0]),
-                    _("waiting for one of: {names}", names=", ".join(names[:8])),
-                    _("start again (it continues); if it happens again, try num_workers = 0 to see the cause"),
-                ) from error
             yield batch
-            step += 1
+
+    def gone(self, error: RuntimeError) -> DataError:
+        """Return the death or silence of a loading process as an error that names its sample; end the others."""
+        reason = str(error).splitlines()[0]
+        names = [self.samples.name(index) for index in self.workers.reading(reason)]
+        self.workers.kill()
+        if "timed out" in reason:
+            reason = _("no answer for {seconds} s", seconds=self.timeout_seconds)
+        return DataError(
+            _("A process that loads images died or hangs: {reason}", reason=reason),
+            ", ".join(names) or _("between two images"),
+            _("start again (it continues); if it happens again, try num_workers = 0 to see the cause"),
+        )
 
     def _note(self, failures: list[Failure]) -> None:
         names = [self.samples.name(failure.index) for failure in failures]
-        if self.skip_failures and not any(failure.fatal for failure in failures):
+        if self.skip_failures and not any(failure.mend for failure in failures):
             self.skipped.update(names)
             return
         raise DataError(
             _("A sample cannot be used: {reason}", reason=failures[0].reason),
             "\n    ".join(names[:10]),
-            _("add a Resize to the transform")
-            if failures[0].fatal
-            else _('mend or remove it, or set on_bad_image = "skip"'),
+            failures[0].mend or _('mend or remove it, or set on_bad_image = "skip"'),
         )
+
+
+class Workers:
+    """What the loading processes tell of themselves: who they are, and which sample each is reading (-1: none)."""
+
+    def __init__(self, count: int) -> None:
+        self.pids = multiprocessing.RawArray("q", count)
+        self.at = multiprocessing.RawArray("q", [-1] * count)
+
+    def reading(self, reason: str) -> list[int]:
+        """Return what the processes that torch's report names were reading; of a silence, what any is reading."""
+        named, silent = pids_in(reason), "timed out" in reason
+        return [at for pid, at in zip(self.pids, self.at, strict=True) if at >= 0 and (silent or pid in named)]
+
+    def kill(self) -> None:
+        """End the processes now: torch would wait seconds for each one that hangs."""
+        old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # torch would report these deaths, too
+        for process in multiprocessing.active_children():
+            if process.pid in self.pids:
+                process.kill()
+                process.join()
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+@contextlib.contextmanager
+def watching(*loaders: Loader) -> Iterator[None]:
+    """Raise the end of a loading process as a DataError.
+
+    torch reports it out of a signal handler, so it comes up wherever the training happens to be.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not _WORKER_GONE.match(str(error)):
+            raise
+        named = pids_in(str(error))
+        raise next((it for it in loaders if named & set(it.workers.pids)), loaders[0]).gone(error) from error
+
+
+def pids_in(reason: str) -> set[int]:
+    return set(map(int, re.findall(r"\d+", reason)))
 
 
 def collate(samples: list[Sample | Failure]) -> Batch:
     """Return the batch of the samples that could be made, and the failures."""
     failures = [sample for sample in samples if isinstance(sample, Failure)]
     good = [sample for sample in samples if not isinstance(sample, Failure)]
+    if foreign := [sample for sample in good if not isinstance(sample[0], Tensor)]:
+        mend = _("let the transform end with transforms.ToTensor()")
+        reason = _("the transform gave {kind}, not a tensor", kind=type(foreign[0][0]).__name__)
+        failures, good = [Failure(index, reason, mend) for _image, _label, index in foreign], []
     odd = next((sample for sample in good if sample[0].shape != good[0][0].shape), None)
     if odd is not None:
         shapes = tuple(good[0][0].shape), tuple(odd[0].shape)
         reason = _("images of different sizes do not stack: {a} and {b}", a=shapes[0], b=shapes[1])
-        failures, good = [Failure(sample[2], reason, fatal=True) for sample in (good[0], odd)], []
+        mend = _("add a Resize to the transform")
+        failures, good = [Failure(index, reason, mend) for _image, _label, index in (good[0], odd)], []
     if not good:
         return torch.empty(0), torch.empty(0, dtype=torch.int64), failures
     images = torch.stack([image for image, _label, _index in good])
     return images, torch.tensor([label for _image, label, _index in good]), failures
 
 
-def _quiet_worker(_number: int) -> None:
+def _begin_worker(pids: Any, at: Any, number: int) -> None:
+    samples: Any = get_worker_info().dataset  # type: ignore[union-attr]
+    pids[number], samples.at, samples.place = os.getpid(), at, number
     # Ctrl+C reaches the whole process group: only the training process decides what it means. And DataLoader ends its
     # workers with SIGTERM, which the handler inherited from the training process would swallow.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -105,9 +105,11 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Return when what was saved is durable and its `then` has run; raise what went wrong with it."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        if self._pending is not None:
+            error = self._pending.exception()
+            self._pending = None
+            if error is not None:
+                raise error
 
     def close(self) -> None:
         """Wait, as `wait` does."""

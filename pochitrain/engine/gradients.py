@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pochitrain.config.schema import GradientTracking
 
@@ -35,25 +36,39 @@ class GradientNorms:
         }
         device = next(model.parameters()).device
         self.sums = torch.zeros(len(self.parameters), device=device)
-        self.steps = 0
+        self.steps = torch.zeros((), device=device)
 
     def wanted(self, epoch: int) -> bool:
         return bool(self.parameters) and (epoch - 1) % self.settings.record_frequency == 0
 
-    def reset(self, sums: Tensor | None = None, steps: int = 0) -> None:
-        """Begin an epoch, or go on in the middle of one with what was summed so far."""
-        self.sums = torch.zeros_like(self.sums) if sums is None else sums.to(self.sums)
-        self.steps = steps
+    def reset(self) -> None:
+        """Begin an epoch."""
+        self.sums.zero_()
+        self.steps.zero_()
+
+    def state(self) -> dict[str, Any]:
+        return {"names": list(self.parameters), "sums": self.sums, "steps": self.steps}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on in the middle of an epoch; a sum over other parameters, under other settings, is left out."""
+        if state["names"] == list(self.parameters):
+            self.sums.copy_(state["sums"])
+            self.steps.copy_(state["steps"])
 
     def add(self) -> None:
-        """Add the norms of one step; call it between `backward` and `step`, on unscaled gradients. No sync."""
+        """Add the norms of one step; call it between `backward` and `step`, on unscaled gradients. No sync.
+
+        A step whose gradients overflowed in fp16 does not count: the scaler leaves it out, too.
+        """
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters.values()]
-        self.sums += torch.stack(torch._foreach_norm(gradients)).float()
-        self.steps += 1
+        norms = torch.stack(torch._foreach_norm(gradients)).float()
+        finite = torch.isfinite(norms).all()
+        self.sums += torch.where(finite, norms, 0)
+        self.steps += finite
 
     def record(self) -> dict[str, float]:
         """Return `gradient_norm/<block or parameter>` → mean norm over the steps. One sync."""
-        means = dict(zip(self.parameters, (self.sums / max(self.steps, 1)).tolist(), strict=True))
+        means = dict(zip(self.parameters, (self.sums / self.steps.clamp(min=1)).tolist(), strict=True))
         if not self.settings.group_by_block:
             return {f"gradient_norm/{name}": norm for name, norm in means.items()}
         blocks: dict[str, list[float]] = defaultdict(list)

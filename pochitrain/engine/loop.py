@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pochitrain.config.inject import call_part, name_of, part_values
+from pochitrain.data.loaders import watching
 from pochitrain.engine.run import Run, Totals
-from pochitrain.errors import ConfigError, DivergedError, OutOfMemoryError
+from pochitrain.errors import ConfigError, DataError, DivergedError, OutOfMemoryError
 from pochitrain.history import History, Record, stopped_early
 from pochitrain.locale import _
 from pochitrain.parts.optim import step_scheduler
 from pochitrain.randomness import seed_device
 
 Observer = Callable[[Record], None]
+
+_NO_MEMORY = re.compile(r"not enough memory|can't allocate memory|out of memory|_ALLOC_FAILED")
 
 
 class Stop(Exception):
@@ -49,9 +55,10 @@ def fit(
         started = time.perf_counter()
         done_before = run.totals.count  # images of this epoch that an earlier life of the run has seen
         record: Record = {"epoch": epoch, **learning_rates(run)}
-        record |= (run.config.train_epoch or train_epoch)(run, epoch)
-        record |= evaluate(run)
-        check_finite(run, record)
+        with watching(*filter(None, (run.train_loader, run.val_loader))):
+            record |= train_epoch(run, epoch) if run.config.train_epoch is None else own_epoch(run, epoch)
+            record |= evaluate(run)
+        check_finite(run, epoch, len(run.train_loader))
         seconds = time.perf_counter() - started
         step_scheduler(run.scheduler, record)
         images = len(run.train_loader.samples) - done_before
@@ -74,44 +81,67 @@ def train_epoch(run: Run, epoch: int) -> Record:
             totals.steps += 1
             continue
         seed_device(run.device, run.config.seed, "step", epoch, totals.steps)
-        loss, logits, labels = train_step(run, images, labels, tracked)
+        with enough_memory(run):
+            loss, logits, labels = train_step(run, images, labels, tracked)
         bad_step = torch.where(torch.isfinite(loss.detach()) | (bad_step >= 0), bad_step, totals.steps)
         totals.add(loss, run.weight_of(labels), logits, labels)
         if run.device.type == "cpu" or totals.steps % 50 == 0:  # reading it on a GPU waits for the GPU
             check_step(run, epoch, int(bad_step))
         run.tick("train", totals)
     check_step(run, epoch, int(bad_step))
+    if totals.count == 0:
+        raise DataError(
+            _("No image of epoch {epoch} could be read", epoch=epoch),
+            "train_data_root",
+            _("look whether the folder is still there, and at the images that were skipped"),
+        )
     record = totals.record("train")
     if tracked and run.gradients is not None:
         record |= run.gradients.record()
     return record
 
 
+def own_epoch(run: Run, epoch: int) -> Record:
+    """Train one epoch as the config file does it: train_epoch(run, epoch), and the settings that it names."""
+    own = run.config.train_epoch
+    assert own is not None
+    record = call_part("train_epoch", own, part_values(run.config), run, epoch)
+    if not (isinstance(record, Mapping) and {"train_loss", "train_accuracy"} <= record.keys()):
+        raise ConfigError(
+            _("{name} returned no record with train_loss and train_accuracy", name=name_of(own)),
+            "train_epoch",
+            _("return {example}", example='{"train_loss": …, "train_accuracy": …}'),
+        )
+    return dict(record)
+
+
 def train_step(run: Run, images: Tensor, labels: Tensor, tracked: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Forward, backward, step. Return the loss (), the logits (n, K) in fp32 and the labels (n,) on the device."""
+    images, labels = run.move(images, labels)
     try:
-        images, labels = run.move(images, labels)
         with run.autocast():
             logits = run.forward(images)
-        logits = logits.float()
-        loss = run.loss_fn(logits, labels)
-        run.optimizer.zero_grad(set_to_none=True)
-        run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        if tracked and run.gradients is not None:
-            run.scaler.unscale_(run.optimizer)
-            run.gradients.add()
-        run.scaler.step(run.optimizer)
-        run.scaler.update()
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise out_of_memory(run) from error
-    except RuntimeError as error:
-        raise explained(error, run) from error
     except ValueError as error:
         if "Expected more than 1 value per channel" not in str(error):
             raise
         raise ConfigError(
             _("BatchNorm cannot train on batches of one image"), "batch_size", _("set batch_size to 2 or more")
         ) from error
+    logits = logits.float()
+    loss = run.loss_fn(logits, labels)
+    if getattr(loss, "ndim", None) != 0:
+        raise ConfigError(
+            _("The loss gives {shape}, not one number", shape=tuple(getattr(loss, "shape", ())) or type(loss).__name__),
+            "loss",
+            _("return a tensor with the mean over the batch"),
+        )
+    run.optimizer.zero_grad(set_to_none=True)
+    run.scaler.scale(loss).backward()
+    if tracked and run.gradients is not None:
+        run.scaler.unscale_(run.optimizer)
+        run.gradients.add()
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
     return loss, logits, labels
 
 
@@ -126,12 +156,13 @@ def evaluate(run: Run) -> Record:
     for images, labels in run.val_loader.epoch(1):
         if len(labels) == 0:
             continue
-        images, labels = run.move(images, labels)
-        with run.autocast():
-            logits = run.forward(images)
-        logits = logits.float()
-        totals.add(run.loss_fn(logits, labels), run.weight_of(labels), logits, labels)
-        confusion += torch.bincount(labels * count + logits.argmax(dim=1), minlength=count * count)
+        with enough_memory(run):
+            images, labels = run.move(images, labels)
+            with run.autocast():
+                logits = run.forward(images)
+            logits = logits.float()
+            totals.add(run.loss_fn(logits, labels), run.weight_of(labels), logits, labels)
+            confusion += torch.bincount(labels * count + logits.argmax(dim=1), minlength=count * count)
         run.tick("val", totals)
     run.confusion = confusion.view(count, count)
     return totals.record("val")
@@ -151,11 +182,11 @@ def check_step(run: Run, epoch: int, bad_step: int) -> None:
         raise Diverged(_("The loss is no longer finite"), run, epoch, bad_step)
 
 
-def check_finite(run: Run, record: Record) -> None:
-    """Look whether the epoch left finite weights behind: the last step may have spoilt them after its loss."""
+def check_finite(run: Run, epoch: int, steps: int) -> None:
+    """Look whether `steps` steps left finite weights behind: the last one may have spoilt them after its loss."""
     norms = torch._foreach_norm([p.detach() for p in run.model.parameters() if p.is_floating_point()])
     if not math.isfinite(float(torch.stack([norm.float() for norm in norms]).sum())):
-        raise Diverged(_("The weights are no longer finite"), run, record["epoch"], len(run.train_loader) - 1)
+        raise Diverged(_("The weights are no longer finite"), run, epoch, max(steps, 1) - 1)
 
 
 class Diverged(DivergedError):
@@ -182,6 +213,19 @@ class Diverged(DivergedError):
         )
 
 
+@contextlib.contextmanager
+def enough_memory(run: Run) -> Iterator[None]:
+    """Raise every form in which memory runs out (the CPU's allocator says it with a plain RuntimeError) as our own."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise out_of_memory(run) from error
+    except RuntimeError as error:
+        if not _NO_MEMORY.search(str(error)):
+            raise
+        raise out_of_memory(run) from error
+
+
 def out_of_memory(run: Run) -> OutOfMemoryError:
     size = run.config.batch_size
     return OutOfMemoryError(
@@ -189,8 +233,3 @@ def out_of_memory(run: Run) -> OutOfMemoryError:
         "batch_size",
         _('try batch_size = {half}, smaller images in the transforms, or precision = "bf16"', half=max(size // 2, 1)),
     )
-
-
-def explained(error: RuntimeError, run: Run) -> Exception:
-    """Return an allocation failure as what it is (the CPU's allocator raises a plain RuntimeError), others unchanged."""
-    return out_of_memory(run) if "not enough memory" in str(error) or "can't allocate memory" in str(error) else error

@@ -40,7 +40,7 @@ class Totals:
     weight: Tensor
     correct: Tensor
     count: int = 0
-    steps: int = 0
+    steps: int = 0  # passed, whether or not there was an image to use
 
     @classmethod
     def zero(cls, device: torch.device) -> Totals:
@@ -210,10 +210,8 @@ def build_run(config: Config, data: Data, *, precision: str | None = None) -> Ru
 def make_deterministic(config: Config) -> None:
     """Choose algorithms that give the same bits every time, unless speed was asked for with `cudnn_benchmark`."""
     torch.backends.cudnn.benchmark = config.cudnn_benchmark
-    if config.cudnn_benchmark:
-        return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it to be deterministic
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(not config.cudnn_benchmark, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid, slow
 
 
@@ -277,7 +275,8 @@ def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> None:
     training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), warnings.catch_warnings():
+        # no_grad and not inference_mode: lazy modules make their parameters now, and these are to be trained.
+        with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             outputs = model(images)
     except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
@@ -310,7 +309,7 @@ def state_of(run: Run) -> dict[str, Any]:
         "scheduler": run.scheduler.state_dict() if run.scheduler is not None else None,
         "scaler": run.scaler.state_dict(),
         "totals": {"loss": totals.loss, "weight": totals.weight, "correct": totals.correct, "count": totals.count},
-        "gradient_sums": run.gradients.sums if run.gradients else None,
+        "gradients": run.gradients.state() if run.gradients else None,
     }
 
 
@@ -324,5 +323,5 @@ def restore(run: Run, state: Mapping[str, Any], step: int) -> None:
     if step:
         sums = {name: state["totals"][name].to(run.device) for name in ("loss", "weight", "correct")}
         run.totals = Totals(**sums, count=state["totals"]["count"], steps=step)
-        if run.gradients and state["gradient_sums"] is not None:
-            run.gradients.reset(state["gradient_sums"], step)
+        if run.gradients and state["gradients"]:
+            run.gradients.restore(state["gradients"])

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from pochitrain.config.inject import call_part, named_values, part_values
+from pochitrain.config.inject import call_part, name_of, named_values, part_values
 from pochitrain.config.schema import Config, class_weights_problem
 from pochitrain.errors import ConfigError
+from pochitrain.locale import _
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
 
@@ -42,12 +45,15 @@ def build_loss(config: Config, weights: Sequence[float], device: torch.device) -
 
     A user's class (or module) becomes an object once; a user's function is the loss itself and gets the settings that
     it names after `logits` and `labels` at every call. `class_weights` is a float tensor (K,) on the device.
+
+    Raises:
+        ConfigError: the user's loss needs a value that no setting gives.
     """
     tensor = torch.tensor(list(weights), dtype=torch.float32, device=device)
     own = config.loss
     if own is None:
         # Ones change nothing but the time: without them torch takes its shorter path.
-        return nn.CrossEntropyLoss(weight=None if all(w == 1 for w in weights) else tensor)
+        return cross_entropy(None if all(weight == 1 for weight in weights) else tensor)
     if isinstance(own, nn.Module):
         return own.to(device)
     values = part_values(config, class_weights=tensor, weight=tensor, num_classes=len(weights))
@@ -55,4 +61,26 @@ def build_loss(config: Config, weights: Sequence[float], device: torch.device) -
         loss = call_part("loss", own, values)
         return loss.to(device) if isinstance(loss, nn.Module) else loss
     named = named_values(own, values, positional=2)
+    try:
+        inspect.signature(own).bind(None, None, **named)
+    except TypeError as error:
+        raise ConfigError(
+            _("{name} cannot be called as loss(logits, labels): {reason}", name=name_of(own), reason=error),
+            "loss",
+            _("define what is missing in the config file, or give the parameter a default"),
+        ) from error
+    except ValueError:  # a builtin without a signature
+        pass
     return functools.partial(own, **named) if named else own
+
+
+def cross_entropy(weight: Tensor | None) -> LossFn:
+    """Return the cross entropy, weighted; a batch of which every class has weight 0 has loss 0 and not 0 / 0."""
+    if weight is None or bool(weight.all()):
+        return nn.CrossEntropyLoss(weight=weight)
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        total = weight[labels].sum()
+        return F.cross_entropy(logits, labels, weight=weight, reduction="sum") / torch.where(total > 0, total, 1)
+
+    return loss

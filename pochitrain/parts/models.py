@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from http.client import HTTPException
 from pathlib import Path
+from pickle import UnpicklingError
 from urllib.error import URLError
 
 import torch
@@ -18,6 +20,9 @@ from pochitrain.locale import _
 
 # These two return extra outputs in training mode unless told not to.
 _WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
+
+# What fetching a file, reading it and putting it into the model raise.
+_LOADING_ERRORS = (URLError, HTTPException, OSError, EOFError, UnpicklingError, RuntimeError, TypeError, LookupError)
 
 
 def model_names() -> list[str]:
@@ -68,7 +73,7 @@ def _torchvision_model(name: str, num_classes: int, pretrained: bool) -> nn.Modu
     weights = torchvision.models.get_model_weights(name).DEFAULT
     try:
         model = torchvision.models.get_model(name, weights=weights)
-    except (URLError, OSError, RuntimeError) as error:
+    except _LOADING_ERRORS as error:
         raise _weights_problem(name, weights.url, error) from error
     if name == "inception_v3":
         model.aux_logits, model.AuxLogits = False, None  # type: ignore[assignment]
@@ -117,4 +122,4 @@ def _replace_head(model: nn.Module, num_classes: int) -> None:
 
 def display_name(config: Config) -> str:
     """Return the model's name for folders and tables."""
-    return config.model_name if config.model is None else name_of(config.model)
+    return config.model_name if config.model is None else name_of(config.model).strip("<>")

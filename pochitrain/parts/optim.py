@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ BUILT_IN_OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {name: getattr(torch.
 BUILT_IN_SCHEDULERS: dict[str, Callable[..., Any]] = {name: getattr(lr_scheduler, name) for name in SCHEDULERS}
 
 # What torch raises for arguments that it does not take or cannot use.
-_ARGUMENT_ERRORS = (TypeError, ValueError, ArithmeticError, AttributeError, KeyError)
+_ARGUMENT_ERRORS = (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,11 @@ def layer_groups(model: nn.Module, config: Config) -> list[LayerGroup]:
         ConfigError: with every pattern that matches nothing.
     """
     rates = config.layer_wise_lr_config.layer_rates or {}
-    expressions = {pattern: re.compile(rf"(?:{pattern})(?=\.|$)") for pattern in rates}
+    expressions = {pattern: re.compile(pattern) for pattern in rates}
     caught: dict[str, list[str]] = {pattern: [] for pattern in rates}
     rest: list[str] = []
     for name, _parameter in model.named_parameters():
-        pattern = next((p for p, expression in expressions.items() if expression.match(name)), None)
+        pattern = next((p for p, expression in expressions.items() if _governs(expression, name)), None)
         (rest if pattern is None else caught[pattern]).append(name)
     if unused := [pattern for pattern, names in caught.items() if not names]:
         modules = ", ".join(name for name, _module in model.named_children())
@@ -72,6 +73,12 @@ def layer_groups(model: nn.Module, config: Config) -> list[LayerGroup]:
         )
     groups = [LayerGroup(pattern, rates[pattern], tuple(names)) for pattern, names in caught.items()]
     return groups + ([LayerGroup("other", config.learning_rate, tuple(rest))] if rest else [])
+
+
+def _governs(expression: re.Pattern[str], name: str) -> bool:
+    """Tell whether the expression is the name, or the beginning of it that a dot ends."""
+    parts = name.split(".")
+    return any(expression.fullmatch(".".join(parts[:count])) for count in range(1, len(parts) + 1))
 
 
 def parameter_groups(model: nn.Module, config: Config) -> list[dict[str, Any]]:
@@ -139,8 +146,12 @@ def step_scheduler(scheduler: Any, record: dict[str, Any]) -> None:
         return
     if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
         kind = "loss" if scheduler.mode == "min" else "accuracy"
-        scheduler.step(record.get(f"val_{kind}", record[f"train_{kind}"]))
-    else:
+        scheduler.step(record[f"val_{kind}" if f"val_{kind}" in record else f"train_{kind}"])
+        return
+    with warnings.catch_warnings():
+        # It looks for an optimizer.step() in this process; a run may go on after the last step of an epoch, and in fp16
+        # the first steps may all be left out.
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
         scheduler.step()
 
 
@@ -166,7 +177,7 @@ def check_optimization(config: Config) -> list[Problem]:
 
 def _arguments_problem(setting: str, factory: Any, error: Exception, skip: tuple[str, ...]) -> ConfigError:
     names = [name for name in inspect.signature(factory).parameters if name not in (*skip, "last_epoch")]
-    reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError | ArithmeticError) else str(error)
+    reason = f"{type(error).__name__}: {error}" if isinstance(error, LookupError | ArithmeticError) else str(error)
     return ConfigError(
         _("{setting} does not fit {name}: {reason}", setting=setting, name=name_of(factory), reason=reason),
         setting,

@@ -85,7 +85,8 @@ def draw_confusion(
 
     The sizes are those of `confusion_matrix_config`, in points and inches, and hold as long as the result can be read:
     numbers and names shrink to fit their cells, down to 6 points; then the figure grows, up to a matrix of 24 inches
-    (about 140 classes); beyond that the colours stay without numbers. Names turn when they would collide.
+    (187 classes with counts below 100, 93 with four digits); beyond, colours stay without numbers. Names turn when they
+    would collide.
 
     Args:
         normalize: show percent of the true class instead of images; a class without images stays grey.

@@ -32,7 +32,7 @@ class Log:
 
     def __init__(self, level: str = "info") -> None:
         self.level = LEVELS[level]
-        self.console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self.console = _Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._path: Path | None = None
         self._early: list[str] = []
 
@@ -67,8 +67,6 @@ class Log:
             return
         try:
             self.console.print(what, style=style)
-        except (BrokenPipeError, ValueError):  # the reader is gone; ValueError: the stream was closed
-            silence()
         except UnicodeEncodeError:  # a terminal of another encoding
             text = str(what).encode(self.console.encoding, errors="replace").decode(self.console.encoding)
             self.console.print(text, style=style)
@@ -84,6 +82,14 @@ class Log:
         except OSError as error:
             path, self._path = self._path, None
             self.warning(first_line(disk_error(error, path)))
+
+
+class _Console(Console):
+    """A console whose reader may leave; Rich would end the program then."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        silence()
 
 
 def as_text(figure: Table | Tree) -> str:

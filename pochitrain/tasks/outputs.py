@@ -8,7 +8,7 @@ from typing import Any
 from pochitrain import durable
 from pochitrain.config.describe import plain_settings
 from pochitrain.config.inject import call_part, name_of, part_values
-from pochitrain.engine.checkpoint import load_weights, save_weights
+from pochitrain.engine.checkpoint import Snapshot, load_weights, save_weights
 from pochitrain.engine.loop import evaluate
 from pochitrain.engine.run import Run
 from pochitrain.errors import DataError, DiskError
@@ -93,7 +93,7 @@ class Outputs:
 
     def best_payload(self, history: History) -> dict[str, Any]:
         """Return what `best.pt` will hold, the weights copied: they are saved while the next epoch changes them."""
-        model = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.run.model.state_dict().items()}
+        model = Snapshot().take(self.run.model.state_dict())
         confusion = None if self.run.confusion is None else self.run.confusion.to("cpu", copy=True)
         return {**self._payload(model, history), "confusion_matrix": confusion}
 
@@ -133,7 +133,7 @@ class Outputs:
     # -- the end
 
     def save_last(self, history: History) -> None:
-        save_weights(self.experiment.last_pt, self._payload(dict(self.run.model.state_dict()), history))
+        save_weights(self.experiment.last_pt, self._payload(self.run.model.state_dict(), history))
 
     def draw(self, history: History) -> None:
         """Draw all pictures."""

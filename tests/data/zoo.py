@@ -58,7 +58,14 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def png(samples: np.ndarray, colour_type: int, *, bits: int | None = None, before: Sequence[tuple[bytes, bytes]] = (), after: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
+def png(
+    samples: np.ndarray,
+    colour_type: int,
+    *,
+    bits: int | None = None,
+    before: Sequence[tuple[bytes, bytes]] = (),
+    after: Sequence[tuple[bytes, bytes]] = (),
+) -> bytes:
     """Return a PNG of (H, W) or (H, W, C) samples (PNG specification, third edition); `before`, `after`: chunks around the pixels."""
     height, width = samples.shape[:2]
     bits = bits or samples.dtype.itemsize * 8
@@ -77,7 +84,14 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def tiff(
-    samples: np.ndarray, photometric: int, *, sample_format: int = 1, extra: Sequence[int] = (), planes: bool = False, order: str = "<", more: Sequence[tuple[int, int, list[int]]] = ()
+    samples: np.ndarray,
+    photometric: int,
+    *,
+    sample_format: int = 1,
+    extra: Sequence[int] = (),
+    planes: bool = False,
+    order: str = "<",
+    more: Sequence[tuple[int, int, list[int]]] = (),
 ) -> bytes:
     """Return an uncompressed TIFF of (H, W) or (H, W, C) samples (TIFF 6.0); `more`: (tag, 3 short or 4 long, values)."""
     height, width = samples.shape[:2]
@@ -134,17 +148,21 @@ def stored_for(upright: np.ndarray, orientation: int) -> np.ndarray:
     }[orientation]  # fmt: skip
 
 
-def ycck_jpeg(cmyk: np.ndarray) -> bytes:
-    """Return the JPEG that Photoshop writes for CMYK: inverted, C M Y turned into Y Cb Cr (Adobe marker, transform 2)."""
-    red, green, blue, black = (np.moveaxis(255.0 - cmyk, 2, 0))
+def ycck_jpeg(inks: np.ndarray) -> tuple[bytes, np.ndarray]:
+    """Return the JPEG that Photoshop writes for CMYK (inverted, C M Y as Y Cb Cr, transform 2), and the inks it holds."""
+    red, green, blue, black = np.moveaxis(inks.astype(np.float64), 2, 0)  # inverted twice: red = 255 - (255 - C)
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
-    channels = [luma, 128 + (blue - luma) / 1.772, 128 + (red - luma) / 1.402, black]
-    # Pillow's encoder inverts its input and writes transform 0: undo the first, patch the second.
-    stored = np.stack([255 - np.rint(channel).clip(0, 255) for channel in channels], axis=2).astype(np.uint8)
-    content = encoded(Image.fromarray(stored, "CMYK") if False else Image.frombytes("CMYK", stored.shape[1::-1], stored.tobytes()), "JPEG", quality=100, subsampling=0)
+    channels = [luma, 128 + (blue - luma) / 1.772, 128 + (red - luma) / 1.402, 255 - black]
+    luma, chroma_blue, chroma_red, _black = channels = [np.rint(channel).clip(0, 255) for channel in channels]
+    red, blue = luma + 1.402 * (chroma_red - 128), luma + 1.772 * (chroma_blue - 128)
+    held = np.stack([red, (luma - 0.299 * red - 0.114 * blue) / 0.587, blue, inks[..., 3]], axis=2).clip(0, 255)
+    # Pillow's encoder inverts what it gets, and writes transform 0.
+    stored = (255 - np.stack(channels, axis=2)).astype(np.uint8)
+    image = Image.frombytes("CMYK", stored.shape[1::-1], stored.tobytes())
+    content = encoded(image, "JPEG", quality=100, subsampling=0)
     place = content.index(b"Adobe\0") + 11
     assert content[place] == 0
-    return content[:place] + b"\2" + content[place + 1 :]
+    return content[:place] + b"\2" + content[place + 1 :], held
 
 
 def lab_to_rgb(lab: np.ndarray) -> np.ndarray:
@@ -154,6 +172,347 @@ def lab_to_rgb(lab: np.ndarray) -> np.ndarray:
     middle = (light + 16) / 116
     ratios = np.stack([middle + green_red / 500, middle, middle - blue_yellow / 200], axis=2)
     xyz = np.where(ratios > 6 / 29, ratios**3, 3 * (6 / 29) ** 2 * (ratios - 4 / 29)) * [0.96422, 1.0, 0.82521]
-    to_linear = np.array([[3.1338561, -1.6168667, -0.4906146], [-0.9787684, 1.9161415, 0.0334540], [0.0719453, -0.2289914, 1.4052427]])
+    to_linear = np.array(
+        [[3.1338561, -1.6168667, -0.4906146], [-0.9787684, 1.9161415, 0.0334540], [0.0719453, -0.2289914, 1.4052427]]
+    )
     linear = (xyz @ to_linear.T).clip(0, 1)
     return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def good_ones() -> list[Specimen]:
+    """Return one file of every kind that is read."""
+    return [*_pngs(), *_transparent(), *_deep(), *_tiffs(), *_inks(), *_jpegs(), *_turned(), *_animated(), *_odd()]
+
+
+def _palette_image() -> tuple[Image.Image, np.ndarray, np.ndarray]:
+    """Return a palette image of four colours, its indices and its palette."""
+    indices = GREY % 4
+    palette = np.array([[250, 10, 30], [20, 200, 40], [60, 70, 240], [128, 129, 3]], dtype=np.uint8)
+    image = Image.frombytes("P", (WIDTH, HEIGHT), indices.tobytes())
+    image.putpalette(palette.tobytes())
+    return image, indices, palette
+
+
+def _pngs() -> list[Specimen]:
+    image, indices, palette = _palette_image()
+    bits = GREY % 2
+    return [
+        Specimen("rgb.png", encoded(Image.fromarray(RGB), "PNG"), RGB, 0),
+        Specimen("rgb.bmp", encoded(Image.fromarray(RGB), "BMP"), RGB, 0),
+        Specimen("lossless.webp", encoded(Image.fromarray(RGB), "WEBP", lossless=True, quality=100), RGB, 0),
+        Specimen("grey.png", encoded(Image.fromarray(GREY), "PNG"), three(GREY), 0),
+        Specimen("grey.bmp", encoded(Image.fromarray(GREY), "BMP"), three(GREY), 0),
+        Specimen("1bit.png", encoded(Image.fromarray(bits.astype(bool)), "PNG"), three(bits * 255), 0),
+        Specimen("1bit.bmp", encoded(Image.fromarray(bits.astype(bool)), "BMP"), three(bits * 255), 0),
+        Specimen("grey2.png", png(GREY % 4, 0, bits=2), three(GREY % 4 * 85), 0),
+        Specimen("grey4.png", png(GREY % 16, 0, bits=4), three(GREY % 16 * 17), 0),
+        Specimen("palette.png", encoded(image, "PNG"), palette[indices], 0),
+        Specimen("palette.bmp", encoded(image, "BMP"), palette[indices], 0),
+        Specimen("palette.gif", encoded(image, "GIF"), palette[indices], 0),
+        Specimen("rle.bmp", bmp_rle8(indices, palette), palette[indices], 0),
+    ]
+
+
+def _transparent() -> list[Specimen]:
+    alpha = ALPHA / 255
+    rgba, la = np.dstack([RGB, ALPHA]), np.dstack([GREY, ALPHA])
+    image, indices, palette = _palette_image()
+    hidden = three((indices == 2).astype(float)) == 1
+    image_alphas = np.array([255, 100, 0, 7])
+    rgb_hidden = (RGB == RGB[3, 4]).all(axis=2)[..., None]
+    premultiplied = np.dstack([np.rint(RGB * alpha[..., None]).astype(np.uint8), ALPHA])
+    return [
+        Specimen("rgba.png", encoded(Image.fromarray(rgba), "PNG"), over_white(RGB, alpha), 0.51),
+        Specimen(
+            "rgba.webp", encoded(Image.fromarray(rgba), "WEBP", lossless=True, exact=True), over_white(RGB, alpha), 0.51
+        ),
+        Specimen("rgba.tif", encoded(Image.fromarray(rgba), "TIFF"), over_white(RGB, alpha), 0.51),
+        Specimen("la.png", encoded(Image.fromarray(la), "PNG"), over_white(three(GREY), alpha), 0.51),
+        Specimen("la.tif", tiff(la, 1, extra=[2]), over_white(three(GREY), alpha), 0.51),
+        # Multiplied values are whole numbers too: half a level more.
+        Specimen("premultiplied.tif", tiff(premultiplied, 2, extra=[1]), over_white(RGB, alpha), 1.01),
+        Specimen("palette-key.png", encoded(image, "PNG", transparency=2), np.where(hidden, 255, palette[indices]), 0),
+        Specimen(
+            "palette-alphas.png",
+            encoded(image, "PNG", transparency=bytes(image_alphas.tolist())),
+            over_white(palette[indices], image_alphas[indices] / 255),
+            0.51,
+        ),
+        Specimen("palette-key.gif", encoded(image, "GIF", transparency=2), np.where(hidden, 255, palette[indices]), 0),
+        Specimen(
+            "rgb-key.png",
+            encoded(Image.fromarray(RGB), "PNG", transparency=tuple(map(int, RGB[3, 4]))),
+            np.where(rgb_hidden, 255, RGB),
+            0,
+        ),
+        Specimen(
+            "grey-key.png",
+            encoded(Image.fromarray(GREY), "PNG", transparency=int(GREY[3, 4])),
+            three(np.where(GREY == GREY[3, 4], 255, GREY)),
+            0,
+        ),
+        Specimen(
+            "grey2-key.png",
+            png(GREY % 4, 0, bits=2, before=[(b"tRNS", struct.pack(">H", 1))]),
+            three(np.where(GREY % 4 == 1, 255, GREY % 4 * 85)),
+            0,
+        ),
+        Specimen(
+            "grey4-key.png",
+            png(GREY % 16, 0, bits=4, before=[(b"tRNS", struct.pack(">H", 9))]),
+            three(np.where(GREY % 16 == 9, 255, GREY % 16 * 17)),
+            0,
+        ),
+    ]
+
+
+def _deep() -> list[Specimen]:
+    grey, rgb = DEEP[..., 0], DEEP / 257.0
+    grey_reference, alpha = three(grey / 257.0), DEEP_ALPHA / 65535
+    rgba, la = np.dstack([DEEP, DEEP_ALPHA]), np.dstack([grey, DEEP_ALPHA])
+    key = (b"tRNS", struct.pack(">H", grey[3, 4]))
+    rgb_key = (b"tRNS", struct.pack(">HHH", *DEEP[3, 4]))
+    hidden = np.zeros((HEIGHT, WIDTH), bool)
+    hidden[3, 4] = True
+    twelve = grey >> 4
+    packed = np.stack(
+        [twelve[:, ::2] >> 4, (twelve[:, ::2] & 15) << 4 | twelve[:, 1::2] >> 8, twelve[:, 1::2] & 255], axis=2
+    )
+    return [
+        Specimen("grey16.png", encoded(Image.fromarray(grey), "PNG"), grey_reference, 0.5),
+        Specimen("grey16-key.png", png(grey, 0, before=[key]), np.where(three(hidden) == 1, 255, grey_reference), 0.5),
+        Specimen("la16.png", png(la, 4), over_white(grey_reference, alpha), 2),
+        Specimen("rgb16.png", png(DEEP, 2), rgb, 1),
+        Specimen("rgb16-key.png", png(DEEP, 2, before=[rgb_key]), np.where(three(hidden) == 1, 255, rgb), 1),
+        Specimen("rgba16.png", png(rgba, 6), over_white(rgb, alpha), 2),
+        Specimen("grey16-little.tif", tiff(grey, 1), grey_reference, 0.5),
+        Specimen("grey16-big.tif", tiff(grey, 1, order=">"), grey_reference, 0.5),
+        Specimen("grey16-white-is-zero.tif", tiff(grey, 0), 255 - grey_reference, 0.5),
+        Specimen(
+            "grey16-deflate.tif",
+            encoded(Image.fromarray(grey), "TIFF", compression="tiff_adobe_deflate"),
+            grey_reference,
+            0.5,
+        ),
+        Specimen("grey12.tif", tiff12(packed.astype(np.uint8)), three(twelve / 4095 * 255), 0.5),
+        Specimen("rgb16-little.tif", tiff(DEEP, 2), rgb, 1),
+        Specimen("rgb16-big.tif", tiff(DEEP, 2, order=">"), rgb, 1),
+        Specimen("rgba16.tif", tiff(rgba, 2, extra=[2]), over_white(rgb, alpha), 2),
+        Specimen("float.tif", tiff((grey / 65535).astype(np.float32), 1, sample_format=3), grey_reference, 0.5),
+        Specimen(
+            "float-big.tif", tiff((grey / 65535).astype(np.float32), 1, sample_format=3, order=">"), grey_reference, 0.5
+        ),
+        Specimen(
+            "float-deflate.tif",
+            encoded(Image.fromarray((grey / 65535).astype(np.float32)), "TIFF", compression="tiff_adobe_deflate"),
+            grey_reference,
+            0.5,
+        ),
+    ]
+
+
+def tiff12(packed: np.ndarray) -> bytes:
+    """Return a grey TIFF of 12 bits per sample from (H, W / 2, 3) bytes that hold two samples each."""
+    height, pairs, _three = packed.shape
+    content = tiff(packed.reshape(height, pairs * 3), 1)
+    content = content.replace(struct.pack("<HHII", 256, 4, 1, pairs * 3), struct.pack("<HHII", 256, 4, 1, pairs * 2))
+    return content.replace(struct.pack("<HHIHH", 258, 3, 1, 8, 0), struct.pack("<HHIHH", 258, 3, 1, 12, 0))
+
+
+def _tiffs() -> list[Specimen]:
+    image, indices, palette = _palette_image()
+    bits = GREY % 2
+    files = [
+        Specimen(f"rgb-{compression}.tif", encoded(Image.fromarray(RGB), "TIFF", compression=compression), RGB, 0)
+        for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "zstd")
+    ]
+    with_remarks = [(33000, 3, [1, 2, 3]), (296, 3, [2, 2]), (42112, 3, [7])]
+    return [
+        *files,
+        Specimen("planes.tif", tiff(RGB, 2, planes=True), RGB, 0),
+        Specimen("big-endian.tif", tiff(RGB, 2, order=">"), RGB, 0),
+        Specimen("odd-metadata.tif", tiff(RGB, 2, more=with_remarks), RGB, 0),
+        Specimen("grey-white-is-zero.tif", tiff(GREY, 0), 255.0 - three(GREY), 0),
+        Specimen(
+            "fax.tif", encoded(Image.fromarray(bits.astype(bool)), "TIFF", compression="group4"), three(bits * 255), 0
+        ),
+        Specimen("palette.tif", encoded(image, "TIFF"), palette[indices], 0),
+        Specimen("lab.tif", tiff(LAB, 8), lab_to_rgb(LAB), 1.5),
+    ]
+
+
+# Inside the sRGB gamut: what lies outside is a matter of taste.
+LAB = np.stack(
+    [
+        RANDOM.integers(100, 180, (HEIGHT, WIDTH)),
+        RANDOM.integers(-20, 20, (HEIGHT, WIDTH)) & 255,
+        RANDOM.integers(-20, 20, (HEIGHT, WIDTH)) & 255,
+    ],
+    axis=2,
+).astype(np.uint8)
+
+
+def _inks() -> list[Specimen]:
+    """CMYK by the plain formula R = (255 − C)(255 − K) / 255: what a program without colour management shows."""
+    smooth = np.dstack([255 - SMOOTH, SMOOTH[..., 1] // 3])
+    random = np.dstack([RGB, ALPHA])
+
+    def rgb(inks: np.ndarray) -> np.ndarray:
+        return (255.0 - inks[..., :3]) * (255.0 - inks[..., 3:]) / 255
+
+    image = Image.frombytes("CMYK", smooth.shape[1::-1], smooth.tobytes())
+    photoshop, held = ycck_jpeg(smooth)
+    return [
+        Specimen("cmyk.tif", tiff(random, 5), rgb(random), 1),
+        Specimen("cmyk-lzw.tif", encoded(image, "TIFF", compression="tiff_lzw"), rgb(smooth), 1),
+        Specimen("cmyk-adobe.jpg", encoded(image, "JPEG", quality=100, subsampling=0), rgb(smooth), 3),
+        Specimen("ycck-adobe.jpg", photoshop, rgb(held), 3),
+    ]
+
+
+def _jpegs() -> list[Specimen]:
+    image, best = Image.fromarray(SMOOTH), {"quality": 100, "subsampling": 0}
+    plain = encoded(image, "JPEG", **best)
+    grey = SMOOTH[..., 2]
+    phone = encoded(image, "MPO", save_all=True, append_images=[Image.fromarray(SMOOTH[::2, ::2])], **best)
+    return [
+        Specimen("plain.jpg", plain, SMOOTH, 3),
+        Specimen("progressive.jpg", encoded(image, "JPEG", progressive=True, **best), SMOOTH, 3),
+        Specimen("grey.jpg", encoded(Image.fromarray(grey), "JPEG", **best), three(grey), 2),
+        Specimen("two-pictures.jpg", phone, SMOOTH, 3),
+        Specimen("film-behind.jpg", plain + b"\0\0\0\x18ftypmp42" + bytes(range(200)) * 50, SMOOTH, 3),
+        Specimen("padded.jpg", plain + bytes(5000), SMOOTH, 3),
+        Specimen("jpeg-inside.tif", encoded(image, "TIFF", compression="jpeg", quality=100), SMOOTH, 8),
+        Specimen("lossy.webp", encoded(image, "WEBP", quality=100), SMOOTH, 12),
+    ]
+
+
+def _turned() -> list[Specimen]:
+    """Every EXIF orientation, in every format that has one."""
+    files = []
+    for orientation in range(1, 9):
+        tag = exif(orientation)
+        smooth, exact = stored_for(SMOOTH, orientation), Image.fromarray(stored_for(RGB, orientation))
+        files += [
+            Specimen(
+                f"turned{orientation}.jpg",
+                encoded(Image.fromarray(smooth), "JPEG", quality=100, subsampling=0, exif=tag),
+                SMOOTH,
+                3,
+            ),
+            Specimen(f"turned{orientation}.png", encoded(exact, "PNG", exif=tag), RGB, 0),
+            Specimen(f"turned{orientation}.webp", encoded(exact, "WEBP", lossless=True, exif=tag), RGB, 0),
+            Specimen(
+                f"turned{orientation}.tif",
+                tiff(stored_for(RGB, orientation), 2, more=[(274, 3, [orientation])]),
+                RGB,
+                0,
+            ),
+            Specimen(
+                f"turned{orientation}-lzw.tif",
+                encoded(exact, "TIFF", compression="tiff_lzw", tiffinfo={274: orientation}),
+                RGB,
+                0,
+            ),
+        ]
+    late = png(stored_for(RGB, 6), 2, after=[(b"eXIf", exif(6).removeprefix(b"Exif\0\0"))])
+    rgba = np.dstack([RGB, ALPHA])
+    return [
+        *files,
+        Specimen("turned-late.png", late, RGB, 0),
+        Specimen(
+            "turned-rgba.png",
+            encoded(Image.fromarray(stored_for(rgba, 8)), "PNG", exif=exif(8)),
+            over_white(RGB, ALPHA / 255),
+            0.51,
+        ),
+        Specimen(
+            "turned-grey16.tif",
+            tiff(stored_for(DEEP[..., :1], 6)[..., 0], 1, more=[(274, 3, [6])]),
+            three(DEEP[..., 0] / 257),
+            0.5,
+        ),
+        Specimen(
+            "turned-damaged.png", encoded(Image.fromarray(RGB), "PNG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff"), RGB, 0
+        ),
+        Specimen("turned-nonsense.png", encoded(Image.fromarray(RGB), "PNG", exif=exif(77)), RGB, 0),
+    ]
+
+
+def _animated() -> list[Specimen]:
+    image, indices, palette = _palette_image()
+    second = Image.fromarray(255 - RGB)
+    frames: dict[str, Any] = {"save_all": True, "append_images": [second]}
+    return [
+        Specimen("two.gif", encoded(image, "GIF", **frames), palette[indices], 0),
+        Specimen("two.webp", encoded(Image.fromarray(RGB), "WEBP", lossless=True, **frames), RGB, 0),
+        Specimen("two.png", encoded(Image.fromarray(RGB), "PNG", **frames), RGB, 0),
+        Specimen("two.tif", encoded(Image.fromarray(RGB), "TIFF", **frames), RGB, 0),
+    ]
+
+
+def _odd() -> list[Specimen]:
+    dot, line = RGB[:1, :1], np.tile(RGB, (1, 2000, 1))[:1]
+    dot_files = [
+        Specimen(f"dot.{kind.lower()}", encoded(Image.fromarray(dot), kind), dot, 0) for kind in ("PNG", "BMP", "TIFF")
+    ]
+    line_files = [
+        Specimen(f"line.{kind.lower()}", encoded(Image.fromarray(line), kind), line, 0)
+        for kind in ("PNG", "BMP", "TIFF")
+    ]
+    return [
+        *dot_files,
+        *line_files,
+        Specimen("column.png", encoded(Image.fromarray(line.transpose(1, 0, 2)), "PNG"), line.transpose(1, 0, 2), 0),
+        Specimen("png-named.jpg", encoded(Image.fromarray(RGB), "PNG"), RGB, 0),
+    ]
+
+
+def refused_ones() -> list[tuple[str, bytes, str]]:
+    """Return (name, content, a word of the reason) of files that header and end give away."""
+    grey = DEEP[..., 0]
+    rgb = encoded(Image.fromarray(RGB), "PNG")
+    return [
+        ("empty.jpg", b"", "empty"),
+        ("text.jpg", b"this is no picture", "no JPEG"),
+        ("page.png", b"<html><body>404</body></html>", "no JPEG"),
+        ("sound.webp", b"RIFF\x24\0\0\0WAVEfmt " + bytes(24), "no JPEG"),
+        ("header-only.png", rgb[:33], "cut off"),
+        ("int16.tif", tiff(grey.astype(np.int16), 1, sample_format=2), "integers"),
+        ("int8.tif", tiff(GREY.astype(np.int8), 1, sample_format=2), "integers"),
+        ("int32.tif", encoded(Image.fromarray(grey.astype(np.int32)), "TIFF"), "integers"),
+        ("uint32.tif", tiff(grey.astype(np.uint32), 1), "integers"),
+        ("planes16.tif", tiff(DEEP, 2, planes=True), "planes"),
+        ("float64.tif", tiff(grey / 65535, 1, sample_format=3), "Pillow cannot read"),
+        ("bomb.png", bomb_png(60000, 60000), "limit"),
+        ("bomb.bmp", b"BM" + struct.pack("<IHHI", 60, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, 60000, 60000, 1, 24, 0, 0, 0, 0, 0, 0), "limit"),
+        ("bomb.gif", b"GIF89a" + struct.pack("<HHBBB", 60000, 60000, 0, 0, 0) + b"," + struct.pack("<HHHHB", 0, 0, 60000, 60000, 0) + b"\2\1\0\0;", "limit"),
+        ("bomb.webp", b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + (15999).to_bytes(3, "little") * 2, "limit"),
+        ("bomb.jpg", encoded(Image.fromarray(SMOOTH), "JPEG").replace(struct.pack(">HH", 32, 24), struct.pack(">HH", 60000, 60000), 1), "limit"),
+        ("bomb.tif", tiff(RGB, 2).replace(struct.pack("<HHII", 256, 4, 1, WIDTH), struct.pack("<HHII", 256, 4, 1, 60000)).replace(struct.pack("<HHII", 257, 4, 1, HEIGHT), struct.pack("<HHII", 257, 4, 1, 60000)), "limit"),
+    ]  # fmt: skip
+
+
+def refused_by_pixels() -> list[tuple[str, bytes, str]]:
+    """Return (name, content, a word of the reason) of files that only decoding gives away."""
+    grey = (DEEP[..., 0] / 65535).astype(np.float32)
+    holed = grey.copy()
+    holed[2, 3] = np.nan
+    content = encoded(Image.fromarray(RGB), "PNG", compress_level=0)
+    middle = len(content) // 2
+    return [
+        ("float-wide.tif", tiff(grey * 4093, 1, sample_format=3), "to 4"),
+        ("float-negative.tif", tiff(grey - 0.5, 1, sample_format=3), "floating-point"),
+        ("float-nan.tif", tiff(holed, 1, sample_format=3), "nan"),
+        ("hole.png", content[:middle] + b"\0" * 40 + content[middle + 40 :], "damaged"),
+    ]
+
+
+def bomb_png(width: int, height: int) -> bytes:
+    """Return a real PNG of white dots, one bit each: 3.6 GB as RGB bytes out of half a megabyte, if both are 60000 ÷ 2."""
+    row = b"\0" + b"\xff" * ((width + 7) // 8)
+    press = zlib.compressobj(9)
+    pixels = b"".join(press.compress(row) for _ in range(height)) + press.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(kind, data) for kind, data in chunks)

@@ -36,20 +36,13 @@ _WHOLE_MODULE = frozenset({"globals", "eval", "exec"})  # builtins that reach an
 
 # What Python and `typing` write into a class; docstrings and annotations do not count, fields do, elsewhere.
 _WRITTEN_BY_PYTHON = frozenset(
-    {
-        *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__slots__", "__firstlineno__"),
-        *("__static_attributes__", "__classdictcell__", "__annotations__", "__annotate__", "__annotate_func__"),
-        *(
-            "__annotations_cache__",
-            "__conditional_annotations__",
-            "__parameters__",
-            "__orig_bases__",
-            "__type_params__",
-        ),
-        *("__abstractmethods__", "_abc_impl", "_is_protocol", "_is_runtime_protocol", "__protocol_attrs__"),
-        *("__non_callable_proto_members__", "__callable_proto_members_only__"),
-        *("__dataclass_fields__", "__dataclass_params__", "_fields", "_field_defaults"),
-    }
+    """
+    __module__ __qualname__ __doc__ __dict__ __weakref__ __slots__ __slotnames__ __firstlineno__ __static_attributes__
+    __classdictcell__ __annotations__ __annotate__ __annotate_func__ __annotations_cache__ __conditional_annotations__
+    __parameters__ __orig_bases__ __type_params__ __abstractmethods__ _abc_impl
+    _is_protocol _is_runtime_protocol __protocol_attrs__ __non_callable_proto_members__ __callable_proto_members_only__
+    __dataclass_fields__ __dataclass_params__ _fields _field_defaults
+    """.split()  # noqa: SIM905
 )
 _MAKERS = frozenset({"dataclasses", "enum", "collections", "typing", "abc", "reprlib"})
 

@@ -2,134 +2,175 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 
 from pochitrain.locale import _
 
-_LONGEST = 60  # characters of one side of a line
-_NOTHING_INSIDE = frozenset({".<class>", ".<order>"})
+_LONGEST = 60  # characters on each side of an arrow
+_QUOTED = r'"(?:\\.|[^"\\])*"'
+_DEFINITION = re.compile(r"(?:def |class |module)[^:(]*")
+_STEP = re.compile(rf": |: (?=\.)|\((?=\w)|\.(?:<[^>]*>|[^.\[(:<]+)|\[(?:{_QUOTED}|[^\]\"]*(?:{_QUOTED})?)\]")
 
 
 def difference(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """Return one line per change, empty when the maps are equal: `learning_rate 0.001 → 0.002`.
+    """Return a line for each change, none when the maps are equal: `learning_rate 0.001 → 0.002`.
 
-    A value that became another kind of thing is one line, whatever is inside it; so is an edited function. Code that is
-    reached for the first time, or no longer, is not told of: the change that reaches it is.
+    What became another kind of thing is one line, whatever is inside it, and so is an edited function. Code that is
+    reached for the first time, or no longer, gets no line: the change that reaches it has one.
     """
-    changed = [path for path in sorted({*old, *new}) if old.get(path) != new.get(path)]
-    whole = {path for path in changed if path in old or path in new if _tells_all(path, old, new)}
-    lines = [line for path in changed if not _is_inside(path, whole) for line in _lines(path, old, new)]
+    before, after = _Map(old), _Map(new)
+    lines: list[str] = []
+    users: dict[str, list[str]] = defaultdict(list)
+    for path in sorted({*old, *new}):
+        if old.get(path) == new.get(path) or any(_says_all(around, old, new) for around in _around(path)):
+            continue
+        definition = _definition(path)
+        if definition is None:
+            lines += _changes(path, before, after)
+        elif definition in old and definition in new:
+            if path == definition:
+                lines.append(_("code of {name} changed", name=after.name(path)))
+            for change in _changes(path, before, after) if path != definition else []:
+                inner = re.sub(r"^: \.?|^\((\w+)\)", r"\1", change.removeprefix(definition))
+                users[inner].append(after.name(definition))
+    lines += [_("{change} (in {names})", change=change, names=", ".join(names)) for change, names in users.items()]
     return list(dict.fromkeys(lines))
 
 
-def _tells_all(path: str, old: Mapping[str, str], new: Mapping[str, str]) -> bool:
-    """Tell whether a change at `path` makes what is inside it not worth a line of its own."""
-    return not (path in old and path in new and _is_code(path))
+class _Map:
+    """A canonical map that knows what is inside what."""
+
+    def __init__(self, flat: Mapping[str, str]) -> None:
+        self.flat = flat
+        self.inner: dict[str, list[str]] = defaultdict(list)
+        self.referrers: dict[str, str] = {}
+        for path, leaf in flat.items():
+            for around in list(_around(path))[-1:]:
+                self.inner[around].append(path)
+            if leaf.startswith("ref:"):
+                self.referrers.setdefault(leaf.removeprefix("ref:"), path)
+
+    def name(self, definition: str) -> str:
+        """Return what a reader calls a function or class; a lambda is known by where it stands."""
+        if "<lambda>" in definition and definition in self.referrers:
+            return f"lambda in {_readable(self.referrers[definition])}"
+        return re.sub(r"^(def|class) |<locals>\.|#\d+$", "", definition)
+
+    def text(self, path: str) -> str:
+        """Return what stands at a path, much as the user wrote it."""
+        kind, _colon, rest = self.flat[path].partition(":")
+        match kind:
+            case "list" | "tuple":
+                told = ", ".join(self.items(path))
+                return f"[{told}]" if kind == "list" else f"({told})"
+            case "dict":
+                told = ", ".join(f"{_member(path, inner)}: {self.text(inner)}" for inner in self._told(path))
+                return f"{{{told}}}"
+            case "object" | "partial":
+                told = ", ".join(self._argument(path, inner) for inner in self._told(path))
+                return f"{rest.rpartition('.')[2] or kind}({told})"
+            case "ref":
+                return self.name(rest)
+        return _leaf_text(kind, rest)
+
+    def items(self, path: str) -> list[str]:
+        return [self.text(f"{path}[{index}]") for index in range(len(self.inner[path]))]
+
+    def _told(self, path: str) -> list[str]:
+        return [inner for inner in self.inner[path] if not inner.endswith((".<class>", ".<order>"))]
+
+    def _argument(self, path: str, inner: str) -> str:
+        name, text = _member(path, inner), self.text(inner)
+        return text if name.startswith("<") or name == "transforms" else f"{name}={text}"
 
 
-def _is_inside(path: str, whole: set[str]) -> bool:
-    return any(path[:end] in whole for end in _ends(path))
+def _around(path: str) -> Iterator[str]:
+    """Yield the paths around a path, the outermost first."""
+    definition = _DEFINITION.match(path)
+    start = definition.end() if definition else re.match(r"[^.\[]*", path).end()  # type: ignore[union-attr]
+    ends = [step.start() for step in _STEP.finditer(path, start) if step.start() > 0]
+    for end in ends:
+        if not path[:end].endswith(": "):
+            yield path[:end]
 
 
-def _ends(path: str) -> list[int]:
-    """Return where the paths around `path` end."""
-    return [match.start() for match in re.finditer(r": |[.(\[]", path) if match.start()]
+def _definition(path: str) -> str | None:
+    match = _DEFINITION.match(path)
+    return match.group() if match else None
 
 
-def _is_code(path: str) -> bool:
-    return path.startswith(("def ", "class ", "module")) and ": " not in path and "(" not in path
+def _says_all(path: str, old: Mapping[str, str], new: Mapping[str, str]) -> bool:
+    """Tell whether the line of a changed `path` says enough about everything inside."""
+    before, after = old.get(path), new.get(path)
+    kept = path == _definition(path) or (str(before).startswith("dict:") and str(after).startswith("dict:"))
+    return before != after and not kept
 
 
-def _lines(path: str, old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    if _is_code(path):
-        if path in old and path in new:
-            return [_("code of {name} changed", name=_name(path))]
+def _changes(path: str, before: _Map, after: _Map) -> list[str]:
+    """Return the lines for one path that is not a definition itself."""
+    kinds = {flat.get(path, "").partition(":")[0] for flat in (before.flat, after.flat)}
+    where = _readable(path)
+    if kinds == {"dict"}:  # members came or went, and have lines of their own
         return []
-    before, after = (render(flat, path) if path in flat else _("(not set)") for flat in (old, new))
-    if before == after:
-        return [_("{path} changed", path=_readable(path))]
-    return [f"{_readable(path)} {before} → {after}"]
+    if path.endswith(".<order>") and before.flat.get(around := path.removesuffix(".<order>")) != after.flat.get(around):
+        return []
+    if kinds <= {"list", "tuple"} and len(kinds) == 1:
+        return _item_changes(where, before.items(path), after.items(path))
+    was, becomes = (_short(each.text(path)) if path in each.flat else _("(not set)") for each in (before, after))
+    return [_("{path} changed", path=where) if was == becomes else f"{where} {was} → {becomes}"]
+
+
+def _item_changes(where: str, old: list[str], new: list[str]) -> list[str]:
+    lines = []
+    for kind, start, end, first, last in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if kind != "equal":
+            lines += [f"{where}[{start + index}] − {_short(item)}" for index, item in enumerate(old[start:end])]
+            lines += [f"{where}[{first + index}] + {_short(item)}" for index, item in enumerate(new[first:last])]
+    return lines
 
 
 def _readable(path: str) -> str:
-    """Return a path as the reader would write it in the config."""
-    path = re.sub(r"\.<order>$", _(" (order)"), path)
-    path = re.sub(r"\.transforms(?=\[)|\.<\w+>", "", path)
-    path = re.sub(r"\[\w+:([^\]]*)\]", r"[\1]", path)
-    if match := re.fullmatch(r"(?:def|class|module)(.*?)(?:: |\()(.*?)\)?", path):
-        owner, inner = match.groups()
-        return _("{name} of {owner}", name=inner.lstrip("."), owner=_name(owner)) if owner.strip() else inner
-    return path
+    """Return a path as a user would write it in a config."""
+    path = path.removesuffix(".<order>") + (" " + _("(order)") if path.endswith(".<order>") else "")
+    path = re.sub(r"\.transforms(?=\[|$)|\.<\w+>", "", path)
+    return re.sub(r"\[(?:int|float|bool|constant|library):([^\]]*)\]", r"[\1]", path)
 
 
-def _name(path: str) -> str:
-    return re.sub(r"^(def|class) |#\d+$", "", path).strip().replace("<locals>.", "")
+def _member(path: str, inner: str) -> str:
+    return _readable(inner.removeprefix(path)).lstrip(".") or inner.rpartition(".")[2]
 
 
-def render(flat: Mapping[str, str], path: str) -> str:
-    """Return what stands at `path` of a canonical map as short Python-like text."""
-    text = _text(flat, path)
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+def _short(text: str) -> str:
+    if len(text) <= _LONGEST:
+        return text
+    name = re.match(r"[\w.]+\(", text)
+    return f"{name.group()}…)" if name else text[: _LONGEST - 1] + "…"
 
 
-def _text(flat: Mapping[str, str], path: str) -> str:
-    kind, _colon, rest = flat[path].partition(":")
-    inner = [(p, p.removeprefix(path)) for p in flat if p.startswith(path) and _is_child(path, p)]
-    match kind:
-        case "list" | "tuple":
-            opening, closing = "[]" if kind == "list" else "()"
-            items = sorted(inner, key=lambda item: int(item[1].strip("[]")))
-            return opening + ", ".join(_text(flat, p) for p, _suffix in items) + closing
-        case "dict":
-            told = ", ".join(f"{_member(suffix)}: {_text(flat, p)}" for p, suffix in inner if suffix not in _NOTHING_INSIDE)
-            return "{" + told + "}"
-        case "object":
-            name = rest.rpartition(".")[2]
-            told = ", ".join(_argument(flat, p, suffix) for p, suffix in inner if suffix not in _NOTHING_INSIDE)
-            return f"{name}({told})"
-        case "ref":
-            return _name(rest)
-    return _leaf(kind, rest)
-
-
-def _is_child(path: str, other: str) -> bool:
-    suffix = other.removeprefix(path)
-    return re.fullmatch(r"\.[^.\[\]:(]+|\[(\d+|\"(\\.|[^\"\\])*\"|\w+:[^\[\]]*)\]", suffix) is not None
-
-
-def _member(suffix: str) -> str:
-    return suffix.strip("[]").lstrip(".")
-
-
-def _argument(flat: Mapping[str, str], path: str, suffix: str) -> str:
-    text = _text(flat, path)
-    return text if suffix == ".transforms" or suffix.startswith(".<") else f"{_member(suffix)}={text}"
-
-
-def _leaf(kind: str, rest: str) -> str:
-    """Return a leaf without inner parts as a reader knows it."""
+def _leaf_text(kind: str, rest: str) -> str:
+    """Return a leaf as a reader knows the value."""
     match kind:
         case "float":
             return repr(float.fromhex(rest))
         case "complex":
-            real, imaginary = rest.split(",")
-            return repr(complex(float.fromhex(real), float.fromhex(imaginary)))
+            real, imaginary = map(float.fromhex, rest.split(","))
+            return repr(complex(real, imaginary))
         case "str" | "path":
             text = json.loads(rest)
-            return text if re.fullmatch(r"[\w./+-]+", text) else repr(text)
+            return str(text) if re.fullmatch(r"[\w./+-]+", text) else repr(text)
         case "library" | "enum" | "torch":
             return rest.rpartition(".")[2]
-        case "array" | "tensor":
+        case "array" | "tensor" | "bytes" | "bytearray":
             return f"{kind} {rest.partition(':')[0]}"
         case "set" | "frozenset":
-            return "{" + ", ".join(_leaf(*item.partition(":")[::2]) for item in json.loads(rest)) + "}"
+            return "{" + ", ".join(_leaf_text(*item.partition(":")[::2]) for item in json.loads(rest)) + "}"
         case "order":
-            return ", ".join(_member(item) for item in json.loads(rest))
-        case "bytes" | "bytearray":
-            return f"{kind} of length {rest.partition(':')[0]}"
+            return ", ".join(item.strip(".[]") for item in json.loads(rest))
     if kind.startswith("numpy."):
         inner, _colon, value = rest.partition(":")
-        return _leaf(inner, value)
+        return _leaf_text(inner, value)
     return rest or kind

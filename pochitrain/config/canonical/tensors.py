@@ -11,7 +11,6 @@ from pochitrain.config.canonical.leaves import (
     Held,
     Leaf,
     Made,
-    Parts,
     Refused,
     attributes,
     class_name,
@@ -81,11 +80,13 @@ def _tensor(value: Any, torch: Any) -> Made:
 
 
 def _module(value: Any, torch: Any) -> Made:
-    """Describe a torch module by what it holds beyond an empty one: attributes, tensors, children, hooks."""
+    """Describe a torch module by what it holds beyond an empty one: attributes, hooks, tensors, children."""
     state, empty = dict(vars(value)), vars(torch.nn.Module())
     children = state.pop("_modules")
     tensors = {**state.pop("_parameters"), **state.pop("_buffers")}
-    parts: Parts = []
+    if class_name(type(value)).startswith("torchvision."):
+        state.pop("_log_ratio", None)  # follows from `ratio`, rounded as the processor does
+    parts = own_class(value)
     for name, item in sorted(state.items()):
         if name not in empty:
             parts.append((key_text(name), item))
@@ -93,5 +94,6 @@ def _module(value: Any, torch: Any) -> Made:
             parts.append((f".{name}", list(item.values()) if isinstance(item, dict) else item))
     parts += [(key_text(name), tensor if tensor is None else Held(tensor)) for name, tensor in tensors.items()]
     parts += [(key_text(name), child) for name, child in children.items()]
-    order = Leaf("order:" + json.dumps([*tensors, *children]))
-    return Made(f"object:{class_name(type(value))}", [*own_class(value), *parts, (".<order>", order)])
+    if tensors or children:
+        parts.append((".<order>", Leaf("order:" + json.dumps([*tensors, *children]))))
+    return Made(f"object:{class_name(type(value))}", parts)
