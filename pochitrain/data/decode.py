@@ -60,9 +60,7 @@ _DAMAGE = (
     TypeError,
     LookupError,
     EOFError,
-    ArithmeticError,
-    AttributeError,
-    RuntimeError,
+    OverflowError,
     struct.error,
     Image.DecompressionBombError,
 )
@@ -167,10 +165,10 @@ def _reading(path: str | Path) -> Iterator[BinaryIO]:
 def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         return _("cannot be read: {detail}", detail=os.strerror(error.errno))
-    if isinstance(error.__cause__ or error, struct.error | EOFError | LookupError) or "truncated" in str(error).lower():
-        return cut_off()
     if "unknown pixel mode" in str(error):  # how Pillow names a TIFF with 64 bits, or with floats in colour
         return _("a kind of pixels that Pillow cannot read; save it as 8 or 16 bits")
+    if isinstance(error.__cause__ or error, struct.error | EOFError | LookupError) or "truncated" in str(error).lower():
+        return cut_off()
     return _("damaged, or of a kind that Pillow cannot read: {detail}", detail=str(error) or type(error).__name__)
 
 

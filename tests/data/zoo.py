@@ -22,15 +22,9 @@ GREY = RANDOM.integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8)
 ALPHA = RANDOM.integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8)
 DEEP = RANDOM.integers(0, 65536, (HEIGHT, WIDTH, 3), dtype=np.uint16)
 DEEP_ALPHA = RANDOM.integers(0, 65536, (HEIGHT, WIDTH), dtype=np.uint16)
-# JPEG is kind to slow gradients: what is left of the deviation is rounding.
-SMOOTH = np.stack(
-    [
-        np.linspace(20, 230, 32)[:, None] + np.zeros(24),
-        np.linspace(200, 40, 24)[None, :] + np.zeros((32, 1)),
-        (np.linspace(0, 120, 32)[:, None] + np.linspace(0, 100, 24)[None, :]),
-    ],
-    axis=2,
-).astype(np.uint8)
+# One colour in each 8 × 8 block: JPEG stores these exactly, but for the rounding of Y, Cb and Cr.
+BLOCKS = RANDOM.integers(0, 256, (4, 3, 4), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+BLOCKS, BLOCK_INK = BLOCKS[..., :3], BLOCKS[..., 3]
 
 
 @dataclass(frozen=True)
@@ -66,7 +60,10 @@ def png(
     before: Sequence[tuple[bytes, bytes]] = (),
     after: Sequence[tuple[bytes, bytes]] = (),
 ) -> bytes:
-    """Return a PNG of (H, W) or (H, W, C) samples (PNG specification, third edition); `before`, `after`: chunks around the pixels."""
+    """Return a PNG of (H, W) or (H, W, C) samples (PNG specification, third edition).
+
+    `before` and `after` are chunks around the pixels.
+    """
     height, width = samples.shape[:2]
     bits = bits or samples.dtype.itemsize * 8
     if bits < 8:
@@ -93,7 +90,10 @@ def tiff(
     order: str = "<",
     more: Sequence[tuple[int, int, list[int]]] = (),
 ) -> bytes:
-    """Return an uncompressed TIFF of (H, W) or (H, W, C) samples (TIFF 6.0); `more`: (tag, 3 short or 4 long, values)."""
+    """Return an uncompressed TIFF of (H, W) or (H, W, C) samples (TIFF 6.0).
+
+    `more` holds further tags: (tag, 3 for short or 4 for long, values).
+    """
     height, width = samples.shape[:2]
     layers = np.moveaxis(np.atleast_3d(samples), 2, 0) if planes else samples[None]
     strips = [layer.astype(samples.dtype.newbyteorder(order)).tobytes() for layer in layers]
@@ -101,8 +101,9 @@ def tiff(
     bits = samples.dtype.itemsize * 8
     tags = [
         (256, 4, [width]), (257, 4, [height]), (258, 3, [bits] * channels), (259, 3, [1]), (262, 3, [photometric]),
-        (273, 4, [0] * len(strips)), (277, 3, [channels]), (278, 4, [height]), (279, 4, [len(strip) for strip in strips]),
-        (284, 3, [2 if planes else 1]), (339, 3, [sample_format] * channels), *([(338, 3, list(extra))] if extra else []), *more,
+        (273, 4, [0] * len(strips)), (277, 3, [channels]), (278, 4, [height]),
+        (279, 4, [len(strip) for strip in strips]), (284, 3, [2 if planes else 1]),
+        (339, 3, [sample_format] * channels), *([(338, 3, list(extra))] if extra else []), *more,
     ]  # fmt: skip
     tags.sort()
     values_at = 8 + 2 + 12 * len(tags) + 4
@@ -141,15 +142,16 @@ def exif(orientation: int) -> bytes:
 
 
 def stored_for(upright: np.ndarray, orientation: int) -> np.ndarray:
-    """Return the pixels that a camera stores so that `orientation` turns them upright (EXIF 2.32, figure of tag 274)."""
+    """Return the pixels that a camera stores so that `orientation` turns them upright (EXIF 2.32, tag 274)."""
     return {
         1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
-        5: upright.transpose(1, 0, 2), 6: np.rot90(upright, 1), 7: np.rot90(upright.transpose(1, 0, 2), 2), 8: np.rot90(upright, -1),
+        5: upright.transpose(1, 0, 2), 6: np.rot90(upright, 1),
+        7: np.rot90(upright.transpose(1, 0, 2), 2), 8: np.rot90(upright, -1),
     }[orientation]  # fmt: skip
 
 
 def ycck_jpeg(inks: np.ndarray) -> tuple[bytes, np.ndarray]:
-    """Return the JPEG that Photoshop writes for CMYK (inverted, C M Y as Y Cb Cr, transform 2), and the inks it holds."""
+    """Return the JPEG that Photoshop writes for CMYK (inverted, as Y Cb Cr K, transform 2), and the inks it holds."""
     red, green, blue, black = np.moveaxis(inks.astype(np.float64), 2, 0)  # inverted twice: red = 255 - (255 - C)
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
     channels = [luma, 128 + (blue - luma) / 1.772, 128 + (red - luma) / 1.402, 255 - black]
@@ -166,7 +168,7 @@ def ycck_jpeg(inks: np.ndarray) -> tuple[bytes, np.ndarray]:
 
 
 def lab_to_rgb(lab: np.ndarray) -> np.ndarray:
-    """Return sRGB of 0 to 255 for 8-bit CIE L*a*b* samples of a TIFF (D50, adapted to D65 by Bradford; IEC 61966-2-1)."""
+    """Return sRGB of 0 to 255 for the 8-bit CIE L*a*b* samples of a TIFF (D50, Bradford to D65; IEC 61966-2-1)."""
     light = lab[..., 0] * (100 / 255)
     green_red, blue_yellow = lab[..., 1].astype(np.int8), lab[..., 2].astype(np.int8)
     middle = (light + 16) / 116
@@ -219,7 +221,7 @@ def _transparent() -> list[Specimen]:
     image, indices, palette = _palette_image()
     hidden = three((indices == 2).astype(float)) == 1
     image_alphas = np.array([255, 100, 0, 7])
-    rgb_hidden = (RGB == RGB[3, 4]).all(axis=2)[..., None]
+    rgb_hidden = np.equal(RGB, RGB[3, 4]).all(axis=2)[..., None]
     premultiplied = np.dstack([np.rint(RGB * alpha[..., None]).astype(np.uint8), ALPHA])
     return [
         Specimen("rgba.png", encoded(Image.fromarray(rgba), "PNG"), over_white(RGB, alpha), 0.51),
@@ -229,8 +231,8 @@ def _transparent() -> list[Specimen]:
         Specimen("rgba.tif", encoded(Image.fromarray(rgba), "TIFF"), over_white(RGB, alpha), 0.51),
         Specimen("la.png", encoded(Image.fromarray(la), "PNG"), over_white(three(GREY), alpha), 0.51),
         Specimen("la.tif", tiff(la, 1, extra=[2]), over_white(three(GREY), alpha), 0.51),
-        # Multiplied values are whole numbers too: half a level more.
-        Specimen("premultiplied.tif", tiff(premultiplied, 2, extra=[1]), over_white(RGB, alpha), 1.01),
+        # Pillow divides by alpha, and multiplies again.
+        Specimen("premultiplied.tif", tiff(premultiplied, 2, extra=[1]), over_white(RGB, alpha), 1.5),
         Specimen("palette-key.png", encoded(image, "PNG", transparency=2), np.where(hidden, 255, palette[indices]), 0),
         Specimen(
             "palette-alphas.png",
@@ -248,7 +250,7 @@ def _transparent() -> list[Specimen]:
         Specimen(
             "grey-key.png",
             encoded(Image.fromarray(GREY), "PNG", transparency=int(GREY[3, 4])),
-            three(np.where(GREY == GREY[3, 4], 255, GREY)),
+            three(np.where(np.equal(GREY, GREY[3, 4]), 255, GREY)),
             0,
         ),
         Specimen(
@@ -329,6 +331,7 @@ def _tiffs() -> list[Specimen]:
     with_remarks = [(33000, 3, [1, 2, 3]), (296, 3, [2, 2]), (42112, 3, [7])]
     return [
         *files,
+        Specimen("big.tif", encoded(Image.fromarray(RGB), "TIFF", big_tiff=True), RGB, 0),
         Specimen("planes.tif", tiff(RGB, 2, planes=True), RGB, 0),
         Specimen("big-endian.tif", tiff(RGB, 2, order=">"), RGB, 0),
         Specimen("odd-metadata.tif", tiff(RGB, 2, more=with_remarks), RGB, 0),
@@ -354,36 +357,36 @@ LAB = np.stack(
 
 def _inks() -> list[Specimen]:
     """CMYK by the plain formula R = (255 − C)(255 − K) / 255: what a program without colour management shows."""
-    smooth = np.dstack([255 - SMOOTH, SMOOTH[..., 1] // 3])
+    blocks = np.dstack([BLOCKS, BLOCK_INK])
     random = np.dstack([RGB, ALPHA])
 
     def rgb(inks: np.ndarray) -> np.ndarray:
         return (255.0 - inks[..., :3]) * (255.0 - inks[..., 3:]) / 255
 
-    image = Image.frombytes("CMYK", smooth.shape[1::-1], smooth.tobytes())
-    photoshop, held = ycck_jpeg(smooth)
+    image = Image.frombytes("CMYK", blocks.shape[1::-1], blocks.tobytes())
+    photoshop, held = ycck_jpeg(blocks)
     return [
         Specimen("cmyk.tif", tiff(random, 5), rgb(random), 1),
-        Specimen("cmyk-lzw.tif", encoded(image, "TIFF", compression="tiff_lzw"), rgb(smooth), 1),
-        Specimen("cmyk-adobe.jpg", encoded(image, "JPEG", quality=100, subsampling=0), rgb(smooth), 3),
-        Specimen("ycck-adobe.jpg", photoshop, rgb(held), 3),
+        Specimen("cmyk-lzw.tif", encoded(image, "TIFF", compression="tiff_lzw"), rgb(blocks), 1),
+        Specimen("cmyk-adobe.jpg", encoded(image, "JPEG", quality=100, subsampling=0), rgb(blocks), 2),
+        Specimen("ycck-adobe.jpg", photoshop, rgb(held), 2),
     ]
 
 
 def _jpegs() -> list[Specimen]:
-    image, best = Image.fromarray(SMOOTH), {"quality": 100, "subsampling": 0}
+    image, best = Image.fromarray(BLOCKS), {"quality": 100, "subsampling": 0}
     plain = encoded(image, "JPEG", **best)
-    grey = SMOOTH[..., 2]
-    phone = encoded(image, "MPO", save_all=True, append_images=[Image.fromarray(SMOOTH[::2, ::2])], **best)
+    grey = BLOCKS[..., 2]
+    phone = encoded(image, "MPO", save_all=True, append_images=[Image.fromarray(BLOCKS[::2, ::2])], **best)
     return [
-        Specimen("plain.jpg", plain, SMOOTH, 3),
-        Specimen("progressive.jpg", encoded(image, "JPEG", progressive=True, **best), SMOOTH, 3),
+        Specimen("plain.jpg", plain, BLOCKS, 2),
+        Specimen("progressive.jpg", encoded(image, "JPEG", progressive=True, **best), BLOCKS, 2),
         Specimen("grey.jpg", encoded(Image.fromarray(grey), "JPEG", **best), three(grey), 2),
-        Specimen("two-pictures.jpg", phone, SMOOTH, 3),
-        Specimen("film-behind.jpg", plain + b"\0\0\0\x18ftypmp42" + bytes(range(200)) * 50, SMOOTH, 3),
-        Specimen("padded.jpg", plain + bytes(5000), SMOOTH, 3),
-        Specimen("jpeg-inside.tif", encoded(image, "TIFF", compression="jpeg", quality=100), SMOOTH, 8),
-        Specimen("lossy.webp", encoded(image, "WEBP", quality=100), SMOOTH, 12),
+        Specimen("two-pictures.jpg", phone, BLOCKS, 2),
+        Specimen("film-behind.jpg", plain + b"\0\0\0\x18ftypmp42" + bytes(range(200)) * 50, BLOCKS, 2),
+        Specimen("padded.jpg", plain + bytes(5000), BLOCKS, 2),
+        Specimen("jpeg-inside.tif", encoded(image, "TIFF", compression="jpeg", quality=100), BLOCKS, 2),
+        Specimen("lossy.webp", encoded(image, "WEBP", quality=100), BLOCKS, 12),
     ]
 
 
@@ -392,12 +395,12 @@ def _turned() -> list[Specimen]:
     files = []
     for orientation in range(1, 9):
         tag = exif(orientation)
-        smooth, exact = stored_for(SMOOTH, orientation), Image.fromarray(stored_for(RGB, orientation))
+        blocks, exact = stored_for(BLOCKS, orientation), Image.fromarray(stored_for(RGB, orientation))
         files += [
             Specimen(
                 f"turned{orientation}.jpg",
-                encoded(Image.fromarray(smooth), "JPEG", quality=100, subsampling=0, exif=tag),
-                SMOOTH,
+                encoded(Image.fromarray(blocks), "JPEG", quality=100, subsampling=0, exif=tag),
+                BLOCKS,
                 3,
             ),
             Specimen(f"turned{orientation}.png", encoded(exact, "PNG", exif=tag), RGB, 0),
@@ -484,13 +487,7 @@ def refused_ones() -> list[tuple[str, bytes, str]]:
         ("uint32.tif", tiff(grey.astype(np.uint32), 1), "integers"),
         ("planes16.tif", tiff(DEEP, 2, planes=True), "planes"),
         ("float64.tif", tiff(grey / 65535, 1, sample_format=3), "Pillow cannot read"),
-        ("bomb.png", bomb_png(60000, 60000), "limit"),
-        ("bomb.bmp", b"BM" + struct.pack("<IHHI", 60, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, 60000, 60000, 1, 24, 0, 0, 0, 0, 0, 0), "limit"),
-        ("bomb.gif", b"GIF89a" + struct.pack("<HHBBB", 60000, 60000, 0, 0, 0) + b"," + struct.pack("<HHHHB", 0, 0, 60000, 60000, 0) + b"\2\1\0\0;", "limit"),
-        ("bomb.webp", b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + (15999).to_bytes(3, "little") * 2, "limit"),
-        ("bomb.jpg", encoded(Image.fromarray(SMOOTH), "JPEG").replace(struct.pack(">HH", 32, 24), struct.pack(">HH", 60000, 60000), 1), "limit"),
-        ("bomb.tif", tiff(RGB, 2).replace(struct.pack("<HHII", 256, 4, 1, WIDTH), struct.pack("<HHII", 256, 4, 1, 60000)).replace(struct.pack("<HHII", 257, 4, 1, HEIGHT), struct.pack("<HHII", 257, 4, 1, 60000)), "limit"),
-    ]  # fmt: skip
+    ]
 
 
 def refused_by_pixels() -> list[tuple[str, bytes, str]]:
@@ -508,11 +505,33 @@ def refused_by_pixels() -> list[tuple[str, bytes, str]]:
     ]
 
 
-def bomb_png(width: int, height: int) -> bytes:
-    """Return a real PNG of white dots, one bit each: 3.6 GB as RGB bytes out of half a megabyte, if both are 60000 ÷ 2."""
-    row = b"\0" + b"\xff" * ((width + 7) // 8)
-    press = zlib.compressobj(9)
-    pixels = b"".join(press.compress(row) for _ in range(height)) + press.flush()
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+def bombs() -> dict[str, bytes]:
+    """Return small files that declare huge pictures; the PNG really holds its 3.6 thousand million dots."""
+    edge = 60_000
+    jpeg_size, bombed_size = struct.pack(">HH", *BLOCKS.shape[:2]), struct.pack(">HH", edge, edge)
+    tiff_bomb = tiff(RGB, 2)
+    for tag, length in ((256, WIDTH), (257, HEIGHT)):
+        tiff_bomb = tiff_bomb.replace(struct.pack("<HHII", tag, 4, 1, length), struct.pack("<HHII", tag, 4, 1, edge))
+    return {
+        "bomb.png": _bomb_png(edge),
+        "bomb.bmp": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 60, 0, 0, 54, 40, edge, edge, 1, 24, 0, 0, 0, 0, 0, 0),
+        "bomb.gif": b"GIF89a"
+        + struct.pack("<HHBBBcHHHHB", edge, edge, 0, 0, 0, b",", 0, 0, edge, edge, 0)
+        + b"\2\1\0\0;",
+        "bomb.webp": b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0" + bytes(4) + (15_999).to_bytes(3, "little") * 2,
+        "bomb.jpg": encoded(Image.fromarray(BLOCKS), "JPEG").replace(jpeg_size, bombed_size, 1),
+        "bomb.tif": tiff_bomb,
+    }
+
+
+def _bomb_png(edge: int) -> bytes:
+    """Return a valid PNG of edge × edge black dots of one bit."""
+    length = edge * (1 + (edge + 7) // 8)
+    press = zlib.compressobj(9, zlib.DEFLATED, -15)
+    million = press.compress(bytes(1_000_000)) + press.flush(zlib.Z_FULL_FLUSH)  # can stand any number of times
+    rest = press.compress(bytes(length % 1_000_000)) + press.flush()
+    checksum = struct.pack(">I", length % 65_521 << 16 | 1)  # Adler-32 of zeros
+    pixels = b"\x78\xda" + million * (length // 1_000_000) + rest + checksum
+    header = struct.pack(">IIBBBBB", edge, edge, 1, 0, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(kind, data) for kind, data in chunks)

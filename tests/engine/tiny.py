@@ -18,8 +18,8 @@ NET = """
 class Net(nn.Module):
     def __init__(self, num_classes):
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
-        self.layer1 = nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6))
+        self.conv1, self.bn1 = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
+        self.layer1 = nn.Sequential(nn.Conv2d(4, 6, 3, bias=False), nn.BatchNorm2d(6))
         self.fc = nn.Linear(6, num_classes)
     def forward(self, images):
         maps = torch.relu(self.bn1(self.conv1(images)))

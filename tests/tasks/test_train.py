@@ -257,6 +257,9 @@ def test_a_closed_pipe_does_not_stop_the_training(write_config: WriteConfig, tmp
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    process.stderr.close()
     assert process.wait(timeout=60) == 0
     assert len(rows(only_experiment(tmp_path / "work_dirs"))) == 3
 
