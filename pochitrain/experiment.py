@@ -77,6 +77,10 @@ class Experiment:
         return self.dir / "data_manifest.json.gz"
 
     @property
+    def split_csv(self) -> Path:
+        return self.dir / "split.csv"
+
+    @property
     def metrics_csv(self) -> Path:
         return self.dir / "metrics.csv"
 

@@ -158,14 +158,28 @@ class Config(Settings):
     # data
     train_data_root: PathText | None = setting(
         None,
-        en="Folder of the training images, one folder per class.",
-        ja="訓練データのパス (クラスごとのフォルダー).",
+        en="Folder of the training images, one folder per class; or a CSV file with the columns path and label.",
+        ja="訓練データのパス (クラスごとのフォルダー, または path と label の列を持つ CSV).",
         identity=False,
     )
     val_data_root: PathText | None = setting(
         None,
-        en="Folder of the validation images; None: no validation.",
-        ja="検証データのパス (None で検証なし).",
+        en='Folder of the validation images; "auto": part of the training folder; None: no validation.',
+        ja='検証データのパス ("auto" で訓練データから分割, None で検証なし).',
+        identity=False,
+    )
+    val_fraction: Float = setting(
+        0.2,
+        en='Share of each class that validates when val_data_root = "auto".',
+        ja='val_data_root = "auto" のとき検証に使う割合.',
+        identity=False,
+        gt=0,
+        lt=1,
+    )
+    group_by: Pattern | None = setting(
+        None,
+        en="Regular expression on the path: images in which it finds the same text stay on one side of the split.",
+        ja="パスへの正規表現. 同じ文字列が見つかった画像は訓練と検証に分かれない.",
         identity=False,
     )
     train_transform: Transform = setting(

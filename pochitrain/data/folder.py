@@ -28,7 +28,6 @@ from pochitrain.locale import _
 SUFFIXES = frozenset({"jpg", "jpeg", "jfif", "png", "bmp", "gif", "tif", "tiff", "webp"})
 _NEVER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})  # left behind by macOS and Windows; compared in lower case
 
-
 _Key = tuple[int | bytes, ...]
 
 
@@ -74,19 +73,20 @@ def scan_folder(root: str | Path) -> ImageFolder:
             _("check the path; a relative one starts from the folder in which the command runs"),
         ) from None
     scan = _Scan(os.fspath(root), (status.st_dev, status.st_ino))
-    folders: dict[str, list[str]] = defaultdict(list)
+    folders: dict[str, list[tuple[str, os.stat_result]]] = defaultdict(list)  # class → spelling on the disk
     loose = 0
     for name, status in scan.entries(""):
         if stat.S_ISDIR(status.st_mode):
-            folders[display_name(_nfc(name))].append(name)
+            folders[display_name(_nfc(name))].append((name, status))
         elif _suffix(name) in SUFFIXES:
             loose += 1
         else:
             scan.others[-1][_suffix(name)] += 1
     classes = sorted(folders)
     for label, name in enumerate(classes):
-        scan.walk(folders[name][0], label)
-    problems = scan.problems + _class_problems(root, folders, scan, loose)
+        scan.walk(*folders[name][0], label)
+    spellings = {name: [spelling for spelling, _status in folders[name]] for name in classes}
+    problems = scan.problems + _class_problems(root, spellings, scan, loose)
     if problems:
         raise DataError(problems=problems)
     notes = scan.notes()
@@ -111,9 +111,9 @@ class _Scan:
         self.disputed: list[str] = []  # twins in two classes
         self.problems: list[Problem] = []
 
-    def walk(self, folder: str, label: int) -> None:
+    def walk(self, folder: str, status: os.stat_result, label: int) -> None:
         """Collect the images below a class folder, depth first, in the order of the names."""
-        stack = [(folder, os.stat(os.path.join(self.root, folder)), frozenset({self.root_id}))]
+        stack = [(folder, status, frozenset({self.root_id}))]
         while stack:
             name, status, above = stack.pop()
             file_id = (status.st_dev, status.st_ino)
@@ -158,7 +158,9 @@ class _Scan:
     def _status(self, entry: os.DirEntry[str], folder: str) -> os.stat_result | None:
         try:
             return entry.stat()
-        except OSError as error:  # only links fail here: those to nowhere, to themselves, to where one may not look
+        except OSError as error:
+            if not entry.is_symlink():
+                raise
             broken = self.loops if error.errno == errno.ELOOP else self.dangling
             broken.append(f"{folder}/{entry.name}" if folder else entry.name)
             return None
@@ -181,48 +183,28 @@ class _Scan:
         return lines
 
 
-def _class_problems(root: Path, folders: dict[str, list[str]], scan: _Scan, loose: int) -> list[Problem]:
+def _class_problems(root: Path, spellings: dict[str, list[str]], scan: _Scan, loose: int) -> list[Problem]:
     where = display_name(root)
-    accepted = ", ".join(sorted(SUFFIXES))
-    if scan.problems and not folders:
-        return []
-    if not folders:
-        what = (
-            _("No class folders: {count} images lie directly in the data folder", count=loose)
-            if loose
-            else _("No class folders in the data folder")
-        )
-        return [
-            Problem(
-                what,
-                where,
-                _("put the images of each class into a folder named after it: {root}/cat/1.jpg", root=where),
-            )
-        ]
+    if not spellings:
+        what = _("No class folders in the data folder")
+        if loose:
+            what = _("No class folders: {count} images lie directly in the data folder", count=loose)
+        mend = _("put the images of each class into a folder named after it: {root}/cat/1.jpg", root=where)
+        return [] if scan.problems else [Problem(what, where, mend)]
+    same = _("{count} class folders have one name, written in different Unicode forms: {name}")
     problems = [
-        Problem(
-            _(
-                "{count} class folders have the same name, written in different Unicode forms: {name}",
-                count=len(names),
-                name=name,
-            ),
-            where,
-            _("put their images into one folder"),
-        )
-        for name, names in folders.items()
-        if len(names) > 1
+        Problem(same.format(count=len(found), name=name), where, _("put their images into one folder"))
+        for name, found in spellings.items()
+        if len(found) > 1
     ]
     filled = set(scan.labels)
-    for label, name in enumerate(sorted(folders)):
+    for label, (name, found) in enumerate(spellings.items()):
         if label not in filled:
-            others = scan.others[label]
-            what = (
-                _("Class {name} holds no image, only {kinds}", name=name, kinds=_kinds(others))
-                if others
-                else _("Class {name} holds no image", name=name)
-            )
-            where_class = display_name(root / folders[name][0])
-            problems.append(Problem(what, where_class, _("add images ({kinds}), or remove the folder", kinds=accepted)))
+            what = _("Class {name} holds no image", name=name)
+            if others := scan.others[label]:
+                what = _("Class {name} holds no image, only {kinds}", name=name, kinds=_kinds(others))
+            mend = _("add images ({kinds}), or remove the folder", kinds=", ".join(sorted(SUFFIXES)))
+            problems.append(Problem(what, display_name(root / found[0]), mend))
     return problems
 
 
@@ -250,7 +232,13 @@ def check_same_classes(train: ImageFolder, val: ImageFolder) -> ImageFolder:
     Raises:
         DataError: a class is in one of the two only.
     """
-    return with_classes(val, train.classes, display_name(train.root))
+    try:
+        return with_classes(val, train.classes, display_name(train.root))
+    except DataError as error:
+        if nested := nested_roots(train.root, val.root):
+            mend = _("keep them beside each other, such as data/train and data/val")
+            raise DataError(problems=[*error.problems, Problem(nested, "", mend)]) from None
+        raise
 
 
 def with_classes(

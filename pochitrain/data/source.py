@@ -23,8 +23,12 @@ from pochitrain.data.folder import (
     nested_roots,
     scan_folder,
 )
+from pochitrain.data.split import split_folder, ungrouped
+from pochitrain.data.table import is_table, read_table
 from pochitrain.errors import ConfigError, DataError, Problem
 from pochitrain.locale import _
+
+AUTO = "auto"  # the value of `val_data_root` that splits the training folder
 
 
 @dataclass(frozen=True)
@@ -82,17 +86,15 @@ def load_data(config: Config) -> Data:
 
 
 def _folder_data(config: Config) -> Data:
-    assert config.train_data_root is not None
-    train = scan_folder(config.train_data_root)
-    val = None if config.val_data_root is None else scan_folder(config.val_data_root)
-    notes = list(train.notes)
-    if val is not None:
-        notes += val.notes
-        val = check_same_classes(train, val)
+    train, val, notes = find_images(config)
+    if val is not None and config.val_data_root != AUTO:
         notes += _leak_notes(train, val)
     broken: list[BrokenImage] = []
-    train_split = _split(train, config, broken, notes)
-    val_split = _split(val, config, broken, notes) if val is not None else None
+    root = config.train_data_root
+    train_split = _split(train, root, broken)
+    val_split = None
+    if val is not None:
+        val_split = _split(val, root if config.val_data_root == AUTO else config.val_data_root, broken)
     if broken and config.on_bad_image == "error":
         problems = [Problem(error.problems[0].what, error.problems[0].where) for error in broken]
         advice = _('mend or remove the {count} files, or set on_bad_image = "skip"', count=len(broken))
@@ -117,6 +119,44 @@ def _folder_data(config: Config) -> Data:
     )
 
 
+def find_images(config: Config) -> tuple[ImageFolder, ImageFolder | None, list[str]]:
+    """Return (training, validation, notes): what class folders or tables list, and what was left out of them.
+
+    Raises:
+        DataError: a folder or table cannot be read, or the classes of the two differ.
+    """
+    assert config.train_data_root is not None
+    train = _listed(config.train_data_root)
+    notes = list(train.notes)
+    if config.val_data_root is None:
+        return train, None, notes
+    if config.val_data_root != AUTO:
+        val = _listed(config.val_data_root)
+        return train, check_same_classes(train, val), [*notes, *val.notes]
+    if config.group_by and (count := ungrouped(train, config.group_by)):
+        notes.append(_("group_by finds nothing in {count} of {total} paths", count=count, total=len(train.files)))
+    train, val = split_folder(train, config.val_fraction, config.group_by)
+    if alone := [name for label, name in enumerate(val.classes) if label not in set(val.labels)]:
+        notes.append(
+            _("classes with a single image or group, which are not validated: {names}", names=", ".join(alone))
+        )
+    return train, val, notes
+
+
+def _listed(root: str) -> ImageFolder:
+    return read_table(root) if is_table(root) else scan_folder(root)
+
+
+def _manifest(folder: ImageFolder, root: str | None) -> dict[str, Any]:
+    """Return the manifest of a folder; in a table the class does not stand in the path, so it is put before it."""
+    plain = manifest(folder)
+    if root is None or not is_table(root):
+        return plain
+    names = [folder.classes[label] for label in folder.labels]
+    files = [[f"{name}: {path}", size] for name, (path, size) in zip(names, plain["files"], strict=True)]
+    return {**plain, "files": files}
+
+
 def _leak_notes(train: ImageFolder, val: ImageFolder) -> list[str]:
     if nested := nested_roots(train.root, val.root):
         return [nested]
@@ -127,7 +167,7 @@ def _leak_notes(train: ImageFolder, val: ImageFolder) -> list[str]:
     return [_("{count} images are in training and in validation, e.g. {example}", count=len(leaks), example=example)]
 
 
-def _split(folder: ImageFolder, config: Config, broken: list[BrokenImage], notes: list[str]) -> Split:
+def _split(folder: ImageFolder, root: str | None, broken: list[BrokenImage]) -> Split:
     """Return the readable images of a folder; what is unreadable is added to `broken`."""
     headers, errors = check_headers(folder)
     broken += errors
@@ -144,7 +184,7 @@ def _split(folder: ImageFolder, config: Config, broken: list[BrokenImage], notes
         items=[str(Path(folder.root, folder.files[index])) for index in kept],
         labels=[int(folder.labels[index]) for index in kept],
         extremes=tuple(dict.fromkeys(extremes)),
-        manifest=manifest(folder),
+        manifest=_manifest(folder, root),
     )
 
 

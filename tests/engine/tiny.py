@@ -14,6 +14,8 @@ from pochitrain.engine.loop import fit
 from pochitrain.engine.run import Run, build_run
 from pochitrain.history import TIMING, History
 
+torch.set_num_threads(1)  # at these sizes threads only wait for each other
+
 NET = """
 class Net(nn.Module):
     def __init__(self, num_classes):

@@ -42,6 +42,7 @@ _WRITTEN_BY_PYTHON = frozenset(
     __parameters__ __orig_bases__ __type_params__ __abstractmethods__ _abc_impl
     _is_protocol _is_runtime_protocol __protocol_attrs__ __non_callable_proto_members__ __callable_proto_members_only__
     __dataclass_fields__ __dataclass_params__ _fields _field_defaults
+    __class_vars__ __private_attributes__ __signature__
     """.split()  # noqa: SIM905
 )
 _MAKERS = frozenset({"dataclasses", "enum", "collections", "typing", "abc", "reprlib"})
@@ -246,6 +247,8 @@ def _is_made(name: str, value: Any) -> bool:
         return True
     if name == "__hash__" and value is None:  # follows from __eq__
         return True
+    if name.startswith("__pydantic_"):  # follows from the fields
+        return name != "__pydantic_fields__"
     if type(value).__name__ == "_tuplegetter":
         return True
     function = getattr(value, "__func__", value)

@@ -137,6 +137,7 @@ def _readable(path: str) -> str:
     """Return a path as a user would write it in a config."""
     path = path.removesuffix(".<order>") + (" " + _("(order)") if path.endswith(".<order>") else "")
     path = re.sub(r"\.transforms(?=\[|$)|\.<\w+>", "", path)
+    path = re.sub(r'\["(\d+)"\]', r"[\1]", path)
     return re.sub(r"\[(?:int|float|bool|constant|library):([^\]]*)\]", r"[\1]", path)
 
 

@@ -93,18 +93,18 @@ def public_name(value: Any) -> str | None:
     found: Any = module
     for part in name.split("."):
         found = getattr(found, part, None)
-    return public(f"{module.__name__}.{name}") if found is value else None
+    return f"{public(module.__name__)}.{name}" if found is value else None
 
 
-def public(name: str) -> str:
-    """Leave out the private parts of a dotted name, which move from version to version."""
-    top, *rest = name.split(".")
+def public(module: str) -> str:
+    """Return the name of a library's module without its private parts, which move from version to version."""
+    top, *rest = module.split(".")
     return ".".join([top.lstrip("_"), *(part for part in rest if not part.startswith("_"))])
 
 
 def class_name(cls: type) -> str:
     """Return the name of a class for a leaf; the module of the user's own does not count, it may be renamed."""
-    return cls.__qualname__ if is_users_class(cls) else public(f"{cls.__module__}.{cls.__qualname__}")
+    return cls.__qualname__ if is_users_class(cls) else f"{public(cls.__module__)}.{cls.__qualname__}"
 
 
 def key_text(key: str) -> str:

@@ -27,23 +27,36 @@ def describe_array(value: Any) -> Made | None:
         return None
     if isinstance(value, np.ndarray):
         head = f"array:{_dtype(value.dtype)}{list(value.shape)}"
+        if value.dtype.names:  # field by field, because there may be anything in between
+            return Made(head, [(key_text(name), value[name]) for name in value.dtype.names])
         inner = [] if type(value) in (np.ndarray, np.memmap) else [(".<class>", type(value)), *attributes(vars(value))]
         if value.dtype.hasobject or value.dtype.kind == "T":  # T: strings of any length
             return Made(head, [(".<items>", value.tolist()), *inner])
+        _refuse_padding(value.dtype)
         plain = np.ascontiguousarray(value).view(np.ndarray)
         plain = plain.astype(plain.dtype.newbyteorder("<"), copy=False)
         return Made(f"{head}:{hashlib.sha256(plain.tobytes()).hexdigest()}", inner)
     if isinstance(value, np.generic):
-        item = plain_leaf(value.item())
-        return Made(f"numpy.{_dtype(value.dtype)}:{item or 'bytes:' + value.tobytes().hex()}", [])
+        _refuse_padding(value.dtype)
+        item = value.item()
+        return Made(
+            f"numpy.{_dtype(value.dtype)}:{plain_leaf(item) or ''}", [(".<items>", item)] if value.dtype.names else []
+        )
     if isinstance(value, np.dtype):
         return Made(f"numpy.dtype:{_dtype(value)}", [])
     return None
 
 
 def _dtype(dtype: Any) -> str:
+    if dtype.kind == "T":  # strings of any length
+        return "T"
     little = dtype.newbyteorder("<")
     return json.dumps(little.descr) if dtype.names else str(little.str)
+
+
+def _refuse_padding(dtype: Any) -> None:
+    if dtype.char in "gG":  # 10 bytes of number, and 6 of whatever was in memory
+        raise Refused(_("a long double has no stable identity"), _("use float64"))
 
 
 def describe_tensor(value: Any) -> Made | None:
@@ -81,6 +94,8 @@ def _tensor(value: Any, torch: Any) -> Made:
 
 def _module(value: Any, torch: Any) -> Made:
     """Describe a torch module by what it holds beyond an empty one: attributes, hooks, tensors, children."""
+    if class_name(type(value)) == "torch.eval_frame.OptimizedModule":  # torch.compile changes the rounding only
+        return Made("compiled:", [(".module", value._orig_mod)])
     state, empty = dict(vars(value)), vars(torch.nn.Module())
     children = state.pop("_modules")
     tensors = {**state.pop("_parameters"), **state.pop("_buffers")}

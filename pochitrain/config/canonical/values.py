@@ -103,6 +103,8 @@ def _inner_function(function: types.FunctionType) -> Made:
     """Describe a function that a library made for the user, as a decorator does: its place, and what it closes over."""
     code = function.__code__
     leaf = f"library:{public(function.__globals__.get('__name__', ''))}.{code.co_qualname}"
+    if "_torchdynamo_orig_callable" in vars(function):  # torch.compile changes the rounding only
+        return Made("compiled:", [(".<function>", vars(function)["_torchdynamo_orig_callable"])])
     if code.co_qualname.startswith("singledispatch."):
         return Made(leaf, [(".<registry>", dict(function.registry))])  # type: ignore[attr-defined]
     defaults = [(".<defaults>", function.__defaults__), (".<keywords>", function.__kwdefaults__)]
@@ -175,11 +177,12 @@ def _state(value: Any, state: Any) -> Parts:
 
 
 def _uncached(value: Any, members: dict[Any, Any]) -> dict[Any, Any]:
-    """Leave out what a cached property keeps: it follows from the rest, and appears with its first use."""
+    """Leave out what says nothing about the object: the kept values of cached properties, and a library's version."""
     return {
         name: item
         for name, item in members.items()
         if not isinstance(getattr(type(value), str(name), None), functools.cached_property)
+        and name != "_sklearn_version"
     }
 
 
@@ -195,11 +198,7 @@ def _global_generators() -> Iterable[Any]:
 def _refuse_what_runs_out(value: Any) -> None:
     """Refuse what changes by being used: generators of numbers or values, files."""
     kind, name = type(value), f"{type(value).__module__}.{type(value).__qualname__}"
-    if (
-        kind.__module__.startswith("numpy.random")
-        or name.endswith("torch.Generator")
-        or isinstance(value, random.Random)
-    ):
+    if kind.__module__.startswith("numpy.random") or name == "torch._C.Generator" or isinstance(value, random.Random):
         raise Refused(
             _(
                 "a random generator ({name}) goes on from draw to draw: a resumed run would differ",

@@ -1,0 +1,82 @@
+"""One folder becomes training and validation: decided by what an image is, so that no image ever changes sides."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import defaultdict
+from dataclasses import replace
+
+from pochitrain.data.folder import ImageFolder
+
+_BLOCK_BYTES = 4096
+
+
+def split_folder(folder: ImageFolder, fraction: float, group_by: str | None) -> tuple[ImageFolder, ImageFolder]:
+    """Return (training, validation), about `fraction` of each class in the second.
+
+    Each image has a number in [0, 1) that follows from its content, or from what `group_by` finds in its path; the
+    image validates when the number is below `fraction`. So adding, renaming or removing images moves no other one,
+    equal images stay together, and so do the images of one group. A class in which no number is small enough lends
+    its smallest, so that every class with two images (or groups) is validated.
+
+    Args:
+        group_by: regular expression, searched in the relative path; its first group, or all it matches, is the key.
+    """
+    number = [_number(folder, index, group_by) for index in range(len(folder.files))]
+    by_class: dict[int, set[float]] = defaultdict(set)
+    for label, value in zip(folder.labels, number, strict=True):
+        by_class[label].add(value)
+    chosen = {label: _chosen(values, fraction) for label, values in by_class.items()}
+    validates = [value in chosen[label] for label, value in zip(folder.labels, number, strict=True)]
+    return _subset(folder, [not v for v in validates]), _subset(folder, validates)
+
+
+def ungrouped(folder: ImageFolder, group_by: str) -> int:
+    """Return how many paths `group_by` finds nothing in."""
+    return sum(re.search(group_by, name) is None for name in folder.files)
+
+
+def _chosen(values: set[float], fraction: float) -> set[float]:
+    if len(values) < 2:
+        return set()  # the only image of a class is needed for training
+    small = {value for value in values if value < fraction} or {min(values)}
+    return small if len(small) < len(values) else small - {max(small)}
+
+
+def _number(folder: ImageFolder, index: int, group_by: str | None) -> float:
+    match = re.search(group_by, folder.files[index]) if group_by else None
+    if match:
+        key = (match[1] if match.re.groups and match[1] is not None else match[0]).encode(errors="surrogateescape")
+    else:
+        key = _fingerprint(folder.path(index))
+    return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64
+
+
+def _fingerprint(path: str) -> bytes:
+    """Return the size and 4 kB each from the head, the middle and the tail of a file; b"" when it cannot be read.
+
+    That is all of a small file, and tells photographs apart without reading gigabytes.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            blocks = [str(size).encode()]
+            for start in (0, max(size // 2 - _BLOCK_BYTES // 2, 0), max(size - _BLOCK_BYTES, 0)):
+                file.seek(start)
+                blocks.append(file.read(_BLOCK_BYTES))
+            return b"\0".join(blocks)
+    except OSError:  # the check of the headers names it
+        return b""
+
+
+def _subset(folder: ImageFolder, keep: list[bool]) -> ImageFolder:
+    kept = [index for index, wanted in enumerate(keep) if wanted]
+    return replace(
+        folder,
+        files=tuple(folder.files[index] for index in kept),
+        labels=tuple(folder.labels[index] for index in kept),
+        sizes=tuple(folder.sizes[index] for index in kept),
+        notes=(),
+    )

@@ -1,0 +1,83 @@
+"""A CSV file with the columns `path` and `label` in the place of class folders."""
+
+from __future__ import annotations
+
+import csv
+import os
+import unicodedata
+from pathlib import Path
+
+from pochitrain.data.decode import display_name
+from pochitrain.data.folder import ImageFolder
+from pochitrain.errors import DataError, Problem
+from pochitrain.locale import _
+
+
+def is_table(root: str) -> bool:
+    return root.lower().endswith(".csv")
+
+
+def read_table(path: str | Path) -> ImageFolder:
+    """Return the images that a table lists; relative paths start from the table's own folder.
+
+    UTF-8, with or without a byte order mark. Other columns are ignored. The images are sorted by class and path, like
+    those of folders.
+
+    Raises:
+        DataError: with every line that has no label, or whose file is missing or listed before.
+    """
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = list(reader.fieldnames or ())
+            rows = [
+                (reader.line_num, (row.get("path") or "").strip(), (row.get("label") or "").strip()) for row in reader
+            ]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            _("The table cannot be read: {reason}", reason=error), str(path), _("save it as CSV in UTF-8")
+        ) from None
+    if not {"path", "label"} <= set(columns):
+        raise DataError(
+            _("The table has no columns path and label, but: {names}", names=", ".join(columns)),
+            str(path),
+            _("write path,label in the first line"),
+        )
+    images, problems = _checked(path, rows)
+    if not images and not problems:
+        problems = [Problem(_("The table lists no image"), str(path), _("add a line for each image: path,label"))]
+    if problems:
+        raise DataError(problems=problems)
+    images.sort(key=lambda image: (image[0], unicodedata.normalize("NFC", image[1]), image[1]))
+    classes = tuple(sorted({label for label, _name, _size in images}))
+    number = {name: index for index, name in enumerate(classes)}
+    return ImageFolder(
+        root=path.parent,
+        classes=classes,
+        files=tuple(name for _label, name, _size in images),
+        labels=tuple(number[label] for label, _name, _size in images),
+        sizes=tuple(size for _label, _name, size in images),
+    )
+
+
+def _checked(path: Path, rows: list[tuple[int, str, str]]) -> tuple[list[tuple[str, str, int]], list[Problem]]:
+    """Return (label, path, bytes) of the good lines, and what is wrong with the others."""
+    images, problems, seen = [], [], set[str]()
+    for line, name, label in rows:
+        where = f"{path}:{line}"
+        if not name or not label:
+            problems.append(Problem(_("A line without path or label"), where, _("complete or remove it")))
+            continue
+        try:
+            size = os.stat(path.parent / name).st_size
+        except OSError as error:
+            reason = error.strerror or str(error)
+            what = _("{name} cannot be read: {reason}", name=display_name(name), reason=reason)
+            problems.append(Problem(what, where, _("correct the path; it starts from the folder of the table")))
+            continue
+        if name in seen:
+            problems.append(Problem(_("{name} is listed twice", name=display_name(name)), where, _("remove the line")))
+        seen.add(name)
+        images.append((unicodedata.normalize("NFC", label), name, size))
+    return images, problems

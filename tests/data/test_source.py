@@ -1,0 +1,136 @@
+"""What a run reads: folders, tables, one folder split in two; and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pochitrain.config.loader import load_config
+from pochitrain.data.folder import scan_folder
+from pochitrain.data.source import Data, load_data
+from pochitrain.data.split import split_folder
+from pochitrain.errors import ConfigError, DataError
+from tests.conftest import make_images
+
+WriteConfig = Callable[..., Path]
+
+
+def names(data: Data, side: str) -> set[str]:
+    split = data.train if side == "train" else data.val
+    assert split is not None
+    return {"/".join(Path(path).parts[-2:]) for path in split.items}
+
+
+def test_folders_are_labelled_by_name(write_config: WriteConfig) -> None:
+    data = load_data(load_config(write_config()))
+    assert data.classes == ("ant", "bee", "cat")
+    assert data.counts == (10, 7, 6)
+    assert data.val is not None
+    assert len(data.val) == 9
+    assert [Path(data.val.items[index]).parent.name for index in (0, 3, 6)] == ["ant", "bee", "cat"]
+    assert list(data.val.labels or ()) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_a_split_moves_no_image_when_others_come(tmp_path: Path) -> None:
+    root = make_images(tmp_path / "all", {"ant": 80, "bee": 60, "cat": 7})
+    train, val = split_folder(scan_folder(root), 0.25, None)
+    assert len(train.files) + len(val.files) == 147
+    assert set(train.files).isdisjoint(val.files)
+    assert set(val.labels) == {0, 1, 2}
+    assert 0.12 < sum(label == 0 for label in val.labels) / 80 < 0.4
+    make_images(root, {"ant": 100, "dog": 30}, seed=9)  # rewrites ant with other images, and more of them
+    make_images(root, {"ant": 80}, seed=0)
+    (root / "bee" / "000.png").rename(root / "bee" / "zzz.png")
+    more_train, more_val = split_folder(scan_folder(root), 0.25, None)
+    renamed = {"bee/000.png": "bee/zzz.png"}
+    assert {renamed.get(name, name) for name in train.files} <= set(more_train.files)
+    assert {renamed.get(name, name) for name in val.files} <= set(more_val.files)
+
+
+def test_equal_images_and_groups_stay_together(tmp_path: Path) -> None:
+    root = tmp_path / "all"
+    random = np.random.default_rng(0)
+    for part in range(20):
+        for view in range(5):
+            path = root / "ok" / f"part{part:02d}_view{view}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(path)
+    for number in range(6):
+        (root / "ok" / f"copy{number}.png").write_bytes((root / "ok" / "part00_view0.png").read_bytes())
+    folder = scan_folder(root)
+    train, val = split_folder(folder, 0.3, None)
+    copies = {name for name in folder.files if "copy" in name or name.endswith("part00_view0.png")}
+    assert copies <= set(train.files) or copies <= set(val.files)
+    train, val = split_folder(folder, 0.3, r"part\d+")
+    parts = [{name.split("_")[0] for name in side.files if "part" in name} for side in (train, val)]
+    assert parts[0].isdisjoint(parts[1])
+    assert min(len(parts[0]), len(parts[1])) >= 1
+
+
+def test_auto_makes_a_split_that_is_part_of_the_identity(write_config: WriteConfig) -> None:
+    path = write_config("val_data_root = 'auto'\nval_fraction = 0.3")
+    data = load_data(load_config(path))
+    assert names(data, "train").isdisjoint(names(data, "val"))
+    other = load_data(load_config(path, {"val_fraction": 0.6}))
+    assert other.digests != data.digests
+    assert load_data(load_config(path)).digests == data.digests
+
+
+def test_a_table_in_the_place_of_folders(write_config: WriteConfig, images: Path, tmp_path: Path) -> None:
+    files = sorted((images / "train").rglob("*.png"))
+    lines = [f"{file},{'虫' if file.parent.name == 'ant' else 'animal'}" for file in files]
+    table = tmp_path / "labels.csv"
+    table.write_text("\ufeffpath,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    config = load_config(write_config(f"train_data_root = {str(table)!r}\nval_data_root = 'auto'"))
+    data = load_data(config)
+    assert data.classes == ("animal", "虫")
+    assert data.val is not None
+    assert len(data.train) + len(data.val) == 23
+    relabelled = "\n".join(line.replace("虫", "animal") if "000" in line else line for line in lines)
+    table.write_text("path,label\n" + relabelled + "\n", encoding="utf-8")
+    assert load_data(config).digests != data.digests
+
+
+def test_a_table_with_mistakes_names_their_lines(write_config: WriteConfig, images: Path, tmp_path: Path) -> None:
+    good = next((images / "train").rglob("*.png"))
+    table = tmp_path / "labels.csv"
+    table.write_text(f"path,label\n{good},a\nmissing.png,a\n{good},b\n{good},\n", encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        load_data(load_config(write_config(f"train_data_root = {str(table)!r}")))
+    assert [problem.where.rpartition(":")[2] for problem in caught.value.problems] == ["3", "4", "5"]
+    table.write_text("file;class\n", encoding="utf-8")
+    with pytest.raises(DataError, match="no columns path and label"):
+        load_data(load_config(write_config(f"train_data_root = {str(table)!r}")))
+
+
+def test_broken_images_are_listed_all_or_left_out(write_config: WriteConfig, tmp_path: Path) -> None:
+    data = make_images(tmp_path / "data" / "train", {"ant": 4, "bee": 4}).parent
+    make_images(data / "val", {"ant": 2, "bee": 2}, seed=1)
+    (data / "train" / "ant" / "000.png").write_bytes(b"")
+    (data / "val" / "bee" / "001.png").write_text("no image")
+    with pytest.raises(DataError) as caught:
+        load_data(load_config(write_config(data=data)))
+    assert caught.value.exit_code == 3
+    assert len(caught.value.problems) == 2
+    assert "000.png" in caught.value.problems[0].where
+    loaded = load_data(load_config(write_config("on_bad_image = 'skip'", data=data)))
+    assert loaded.counts == (3, 4)
+    assert any("2 unreadable images" in note for note in loaded.notes)
+
+
+def test_leaks_and_contradictions_are_told(write_config: WriteConfig, tmp_path: Path) -> None:
+    data = make_images(tmp_path / "data" / "train", {"ant": 4, "bee": 4}).parent
+    make_images(data / "val", {"ant": 2, "bee": 2}, seed=1)
+    (data / "val" / "ant" / "copy.png").write_bytes((data / "train" / "ant" / "001.png").read_bytes())
+    assert any("1 images are in training and in validation" in note for note in load_data(load_config(write_config(data=data))).notes)
+    with pytest.raises(ConfigError, match="num_classes is 5, but the data has 2 classes: ant, bee"):
+        load_data(load_config(write_config("num_classes = 5", data=data)))
+    (data / "val" / "bee").rename(data / "val" / "wasp")
+    with pytest.raises(DataError) as caught:
+        load_data(load_config(write_config(data=data)))
+    assert "wasp" in str(caught.value)
+    assert "bee" in str(caught.value)
