@@ -8,7 +8,8 @@ later version leaves every old id alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -18,7 +19,7 @@ from pochitrain.config.inject import named_values
 from pochitrain.config.schema import Config
 from pochitrain.config.words import is_identity
 
-__all__ = ["canonical_settings", "difference", "digest", "experiment_id"]
+__all__ = ["Identity", "canonical_settings", "difference"]
 
 VERSION = "1"
 ORDERED = ("layer_wise_lr_config.layer_rates",)  # the first match wins, so the order means something
@@ -26,14 +27,17 @@ ORDERED = ("layer_wise_lr_config.layer_rates",)  # the first match wins, so the 
 _PARTS = ("model", "loss", "dataset", "train_epoch", "optimizer", "scheduler")
 
 
-def experiment_id(settings: Mapping[str, str], data: Mapping[str, str]) -> str:
-    """Return the full id, 64 hex digits.
+@dataclass(frozen=True)
+class Identity:
+    """What an id is made of."""
 
-    Args:
-        settings: what `canonical_settings` returned.
-        data: name → digest of what the training reads, `data.train` and `data.val`.
-    """
-    return digest({"": f"pochitrain-identity-{VERSION}", **settings, **data})
+    settings: dict[str, str]  # what `canonical_settings` returned
+    data: dict[str, str]  # `data.train` and `data.val` → digest of what is read
+
+    @property
+    def id(self) -> str:
+        """The full id, 64 hex digits."""
+        return digest({"version": VERSION, "settings": digest(self.settings), "data": digest(self.data)})
 
 
 def canonical_settings(config: Config) -> dict[str, str]:
@@ -50,7 +54,7 @@ def canonical_settings(config: Config) -> dict[str, str]:
     if config.model is not None:
         values.pop("model_name", None)
         values.pop("pretrained", None)
-    values |= {f"helper {name}": value for name, value in _helpers_in_use(config).items()}
+    values |= _helpers_in_use(config)
     return canonical(values, ordered=ORDERED)
 
 

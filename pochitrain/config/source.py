@@ -44,8 +44,8 @@ def is_user_namespace(namespace: Mapping[str, Any]) -> bool:
     if name in sys.builtin_module_names or getattr(namespace.get("__spec__"), "origin", None) in ("built-in", "frozen"):
         return False
     for file in (namespace.get("__file__"), *namespace.get("__path__", ())):
-        if file and os.path.exists(file):
-            return not _in_library(os.path.realpath(file))
+        if file and (in_library := _in_library(file)) is not None:
+            return not in_library
     # A module without a file is as much the user's as the package that it is in (`torch.ops`); a notebook has neither.
     package = sys.modules.get(name.partition(".")[0])
     if package is not None and "." in name:
@@ -54,7 +54,11 @@ def is_user_namespace(namespace: Mapping[str, Any]) -> bool:
 
 
 @cache
-def _in_library(path: str) -> bool:
+def _in_library(file: str) -> bool | None:
+    """Tell where a file lies, None when there is none."""
+    if not os.path.exists(file):
+        return None
+    path = os.path.realpath(file)
     parts = path.split(os.sep)
     return path.startswith(_LIBRARY_FOLDERS) or "site-packages" in parts or "dist-packages" in parts
 

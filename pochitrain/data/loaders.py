@@ -103,20 +103,24 @@ class Samples(Dataset[Any]):
         # Reached when a worker is spawned, not forked. The user's functions live in modules that the new process
         # cannot import (a config file, a lambda), so they travel by value.
         with contextlib.ExitStack() as stack:
-            for module in filter(_is_own, list(sys.modules.values())):
+            for module in _own_modules():
                 cloudpickle.register_pickle_by_value(module)
                 stack.callback(cloudpickle.unregister_pickle_by_value, module)
-            return cloudpickle.loads, (cloudpickle.dumps((_restore, vars(self))),), None, None, None
+            return _restore, (cloudpickle.dumps(vars(self)),)
 
 
-def _is_own(module: Any) -> bool:
-    """Tell the modules that a new process would look for in vain; cloudpickle itself sees to `__main__`."""
-    return isinstance(module, ModuleType) and sys.modules.get(module.__name__) is module and is_user_code(module)
+def _own_modules() -> list[ModuleType]:
+    """Return the user's modules, which a new process would look for in vain; cloudpickle itself sees to `__main__`."""
+    return [
+        module
+        for name, module in list(sys.modules.items())
+        if isinstance(module, ModuleType) and name == module.__name__ != "__main__" and is_user_code(module)
+    ]
 
 
-def _restore(state: dict[str, Any]) -> Samples:
+def _restore(state: bytes) -> Samples:
     samples = Samples.__new__(Samples)
-    vars(samples).update(state)
+    vars(samples).update(cloudpickle.loads(state))
     return samples
 
 
@@ -218,17 +222,18 @@ class Loader:
                 except RuntimeError as error:
                     if "timed out" not in str(error) or time.monotonic() - asked >= self.timeout_seconds:
                         raise
+                except (OSError, EOFError) as error:  # a batch whose memory went with its process
+                    raise self.gone(error) from error
             if batch is None:
                 return
             yield batch
 
-    def gone(self, error: RuntimeError) -> DataError:
+    def gone(self, error: Exception) -> DataError:
         """Return the death or silence of a loading process as an error that names its sample; end the others."""
-        reason = str(error).splitlines()[0]
-        names = [self.samples.name(index) for index in self.workers.reading(reason)]
+        silent = "timed out" in str(error)
+        reason = _("no answer for {seconds} s", seconds=self.timeout_seconds) if silent else str(error).splitlines()[0]
+        names = [self.samples.name(index) for index in self.workers.reading(silent)]
         self.workers.kill()
-        if "timed out" in reason:
-            reason = _("no answer for {seconds} s", seconds=self.timeout_seconds)
         return DataError(
             _("A process that loads images died or hangs: {reason}", reason=reason),
             ", ".join(names) or _("between two images"),
@@ -254,10 +259,17 @@ class Workers:
         self.pids = multiprocessing.RawArray("q", count)
         self.at = multiprocessing.RawArray("q", [-1] * count)
 
-    def reading(self, reason: str) -> list[int]:
-        """Return what the processes that torch's report names were reading; of a silence, what any is reading."""
-        named, silent = pids_in(reason), "timed out" in reason
-        return [at for pid, at in zip(self.pids, self.at, strict=True) if at >= 0 and (silent or pid in named)]
+    def dead(self) -> set[int]:
+        alive = {process.pid for process in multiprocessing.active_children()}
+        return {pid for pid in self.pids if pid and pid not in alive}
+
+    def reading(self, silent: bool) -> list[int]:
+        """Return what the dead were reading, or in a silence, what any process is reading."""
+        given_up = time.monotonic() + 2
+        while not silent and not self.dead() and time.monotonic() < given_up:  # its pipes close before it is dead
+            time.sleep(0.01)
+        dead = self.dead()
+        return [at for pid, at in zip(self.pids, self.at, strict=True) if at >= 0 and (silent or pid in dead)]
 
     def kill(self) -> None:
         """End the processes now: torch would wait seconds for each one that hangs."""
@@ -280,12 +292,7 @@ def watching(*loaders: Loader) -> Iterator[None]:
     except RuntimeError as error:
         if not _WORKER_GONE.match(str(error)):
             raise
-        named = pids_in(str(error))
-        raise next((it for it in loaders if named & set(it.workers.pids)), loaders[0]).gone(error) from error
-
-
-def pids_in(reason: str) -> set[int]:
-    return set(map(int, re.findall(r"\d+", reason)))
+        raise next((loader for loader in loaders if loader.workers.dead()), loaders[0]).gone(error) from error
 
 
 def collate(samples: list[Sample | Failure]) -> Batch:

@@ -85,8 +85,8 @@ def print_ids(paths: Sequence[Path], overrides: Mapping[str, Any], explain: bool
             fine = False
             continue
         print(f"{chosen.experiment.id}  {path}")
-        for key in sorted(chosen.canonical) if explain else ():
-            print(f"  {key} = {chosen.canonical[key]}")
+        for part in (chosen.identity.settings, chosen.identity.data) if explain else ():
+            print("\n".join(f"  {key} = {part[key]}" for key in sorted(part)))
     return fine
 
 
@@ -94,12 +94,12 @@ def print_difference(work_dir: Path, first: str, second: str) -> bool:
     """Print in which settings two config files or experiments differ; return whether they do."""
     from pochitrain.config.identity import difference
 
-    lines = difference(_canonical_of(work_dir, first), _canonical_of(work_dir, second))
+    lines = difference(_settings_of(work_dir, first), _settings_of(work_dir, second))
     print("\n".join(lines) if lines else _("no difference: the same experiment"))
     return bool(lines)
 
 
-def _canonical_of(work_dir: Path, text: str) -> dict[str, str]:
+def _settings_of(work_dir: Path, text: str) -> dict[str, str]:
     """Return the settings in the identity of a config file, or of an experiment by its id or folder."""
     from pochitrain.config.identity import canonical_settings
     from pochitrain.tasks.prepare import checked_config, read_identity
@@ -107,11 +107,11 @@ def _canonical_of(work_dir: Path, text: str) -> dict[str, str]:
     if text.endswith(".py"):
         return canonical_settings(checked_config(text))
     experiment = find_experiment(work_dir, text)
-    canonical = read_identity(experiment)
-    if canonical is None:
+    identity = read_identity(experiment)
+    if identity is None:
         raise DataError(
             _("The identity of this experiment cannot be read"),
             str(experiment.identity_json),
             _("give the config file"),
         )
-    return {key: leaf for key, leaf in canonical.items() if not key.startswith("data.")}
+    return identity.settings

@@ -35,13 +35,13 @@ class Outputs:
         self.csv_works = self.config.enable_metrics_export
 
     def write_identity(self) -> None:
-        """Write what the experiment is made of: the config's text and values, its canonical form, the file lists."""
+        """Write what the experiment is made of: the config's text and values, what its id means, the file lists."""
         durable.write_text(self.experiment.config_py, self.config.origin.text)
         durable.write_json(self.experiment.config_json, plain_settings(self.config))
         durable.write_durably(self.experiment.data_manifest, data_manifest_bytes(self.plan.data))
         if self.config.val_data_root == AUTO:
             durable.write_text(self.experiment.split_csv, split_table(self.plan.data))
-        durable.write_json(self.experiment.identity_json, {"id": self.experiment.id, "canonical": self.plan.canonical})
+        durable.write_json(self.experiment.identity_json, {"id": self.experiment.id, **vars(self.plan.identity)})
 
     def write_manifest(
         self, history: History, status: str | None = None, failure: dict[str, Any] | None = None

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pochitrain.config.identity import canonical_settings, difference, experiment_id
+from pochitrain.config.identity import Identity, canonical_settings, difference
 from pochitrain.config.loader import InvalidConfig, load_config
 from pochitrain.config.schema import Config
-from pochitrain.data.decode import display_name
+from pochitrain.data import decode
 from pochitrain.data.folder import manifest_difference
 from pochitrain.data.source import Data
 from pochitrain.errors import ConfigError, Problem
@@ -33,7 +33,7 @@ class Plan:
     config: Config
     data: Data
     experiment: Experiment
-    canonical: dict[str, str]  # path → leaf: settings, code and digests of the data
+    identity: Identity
 
 
 def checked_config(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> Config:
@@ -72,10 +72,9 @@ def check_parts(config: Config) -> list[Problem]:
 
 def plan(config: Config, data: Data) -> Plan:
     """Return the experiment of a config on its data."""
-    canonical = canonical_settings(config)
-    full_id = experiment_id(canonical, data.digests)
-    experiment = Experiment.at(Path(config.work_dir), task_name(config), display_name(config), full_id)
-    return Plan(config, data, experiment, {**canonical, **data.digests})
+    identity = Identity(canonical_settings(config), data.digests)
+    folder = Path(config.work_dir), task_name(config), display_name(config)
+    return Plan(config, data, Experiment.at(*folder, identity.id), identity)
 
 
 def task_name(config: Config) -> str:
@@ -90,48 +89,43 @@ def why_new(plan: Plan, limit: int = 6) -> list[str]:
 
     "learning_rate 0.001 → 0.002", "data.train +3 −1 ~2 files". The first line names the nearest experiment.
     """
-    root = Path(plan.config.work_dir)
-    others = [info for info in find_experiments(root) if info.task == task_name(plan.config)]
-    nearest: tuple[int, Experiment, dict[str, str]] | None = None
-    for info in others:
-        canonical = read_identity(info.experiment)
-        if canonical is None or info.experiment.id == plan.experiment.id:
-            continue
-        keys = canonical.keys() | plan.canonical.keys()
-        distance = sum(canonical.get(key) != plan.canonical.get(key) for key in keys)
-        if nearest is None or distance < nearest[0]:
-            nearest = (distance, info.experiment, canonical)
-    if nearest is None:
+    found = [
+        info.experiment for info in find_experiments(Path(plan.config.work_dir)) if info.task == task_name(plan.config)
+    ]
+    others = [(other, identity) for other in found if (identity := read_identity(other)) and other != plan.experiment]
+    if not others:
         return []
-    _distance, other, canonical = nearest
-    settings = [{k: v for k, v in flat.items() if not k.startswith("data.")} for flat in (canonical, plan.canonical)]
-    lines = difference(*settings)
-    lines += [_data_line(name, plan, other) for name in ("data.train", "data.val") if _differs(name, canonical, plan)]
+    nearest, identity = min(others, key=lambda pair: _distance(pair[1], plan.identity))
+    lines = difference(identity.settings, plan.identity.settings)
+    for name in ("data.train", "data.val"):
+        if identity.data.get(name) != plan.identity.data.get(name):
+            lines.append(_data_line(name, plan, nearest))
     if len(lines) > limit:
         lines = [*lines[:limit], _("and {count} more", count=len(lines) - limit)]
-    return [other.dir.name, *lines]
+    return [nearest.dir.name, *lines]
 
 
-def _differs(name: str, canonical: Mapping[str, str], plan: Plan) -> bool:
-    return canonical.get(name) != plan.canonical.get(name)
+def _distance(a: Identity, b: Identity) -> int:
+    pairs = [(a.settings, b.settings), (a.data, b.data)]
+    return sum(x.get(key) != y.get(key) for x, y in pairs for key in x.keys() | y.keys())
 
 
 def _data_line(name: str, plan: Plan, other: Experiment) -> str:
     split = plan.data.train if name == "data.train" else plan.data.val
     old = read_data_manifest(other).get(name)
-    if old is None or split is None or "labels" in split.manifest:
+    if old is None or split is None or "labels" in split.manifest or "labels" in old:
         return _("{name} changed", name=name)
     added, removed, changed = manifest_difference(old, split.manifest)
     return _("{name} +{added} −{removed} ~{changed} files", name=name, added=added, removed=removed, changed=changed)
 
 
-def read_identity(experiment: Experiment) -> dict[str, str] | None:
-    """Return the canonical settings that an experiment was made of, None when they cannot be read."""
+def read_identity(experiment: Experiment) -> Identity | None:
+    """Return what an experiment was made of, None when it cannot be read."""
     try:
-        canonical = json.loads(experiment.identity_json.read_text(encoding="utf-8"))["canonical"]
+        stored = json.loads(experiment.identity_json.read_text(encoding="utf-8"))
+        return Identity(dict(stored["settings"]), dict(stored["data"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return canonical if isinstance(canonical, dict) else None
 
 
 def data_manifest_bytes(data: Data) -> bytes:
@@ -148,7 +142,7 @@ def split_table(data: Data) -> str:
     writer.writerow(("path", "label", "split"))
     for name, split in (("train", data.train), ("val", data.val)):
         for path, label in zip(split.items, split.labels or (), strict=True) if split else ():
-            writer.writerow((display_name(path), data.classes[label], name))
+            writer.writerow((decode.display_name(path), data.classes[label], name))
     return text.getvalue()
 
 

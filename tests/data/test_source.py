@@ -126,7 +126,10 @@ def test_leaks_and_contradictions_are_told(write_config: WriteConfig, tmp_path: 
     data = make_images(tmp_path / "data" / "train", {"ant": 4, "bee": 4}).parent
     make_images(data / "val", {"ant": 2, "bee": 2}, seed=1)
     (data / "val" / "ant" / "copy.png").write_bytes((data / "train" / "ant" / "001.png").read_bytes())
-    assert any("1 images are in training and in validation" in note for note in load_data(load_config(write_config(data=data))).notes)
+    assert any(
+        "1 images are in training and in validation" in note
+        for note in load_data(load_config(write_config(data=data))).notes
+    )
     with pytest.raises(ConfigError, match="num_classes is 5, but the data has 2 classes: ant, bee"):
         load_data(load_config(write_config("num_classes = 5", data=data)))
     (data / "val" / "bee").rename(data / "val" / "wasp")

@@ -148,11 +148,11 @@ def _imported_values(function: types.FunctionType, found: Reads) -> Iterator[tup
 def _imported(entry: Import, namespace: dict[str, Any]) -> Any:
     """Return what an import inside a function will bind: the user's own by value, a library's by name."""
     name = entry.module
-    if entry.level:
-        name = importlib.util.resolve_name("." * entry.level + name, namespace.get("__package__"))
-    if not _is_users_module(name.partition(".")[0]):
-        return Leaf("library:" + ".".join([public(name), *([entry.attribute] if entry.attribute else [])]))
     try:
+        if entry.level:
+            name = importlib.util.resolve_name("." * entry.level + name, namespace.get("__package__"))
+        if not _is_users_module(name.partition(".")[0]):
+            return Leaf("library:" + ".".join([public(name), *([entry.attribute] if entry.attribute else [])]))
         module = importlib.import_module(name)
         if entry.attribute and not hasattr(module, entry.attribute):
             return importlib.import_module(f"{name}.{entry.attribute}")

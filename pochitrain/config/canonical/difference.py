@@ -34,9 +34,9 @@ def difference(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
         elif definition in old and definition in new:
             if path == definition:
                 lines.append(_("code of {name} changed", name=after.name(path)))
-            for change in _changes(path, before, after) if path != definition else []:
-                inner = re.sub(r"^: \.?|^\((\w+)\)", r"\1", change.removeprefix(definition))
-                users[inner].append(after.name(definition))
+            else:
+                for change in _changes(path, before, after):
+                    users[change].append(after.name(definition))
     lines += [_("{change} (in {names})", change=change, names=", ".join(names)) for change, names in users.items()]
     return list(dict.fromkeys(lines))
 
@@ -57,7 +57,9 @@ class _Map:
     def name(self, definition: str) -> str:
         """Return what a reader calls a function or class; a lambda is known by where it stands."""
         if "<lambda>" in definition and definition in self.referrers:
-            return f"lambda in {_readable(self.referrers[definition])}"
+            where = self.referrers[definition]
+            around = _definition(where)
+            return f"lambda in {self.name(around) + ', ' if around else ''}{_readable(where)}"
         return re.sub(r"^(def|class) |<locals>\.|#\d+$", "", definition)
 
     def text(self, path: str) -> str:
@@ -134,15 +136,20 @@ def _item_changes(where: str, old: list[str], new: list[str]) -> list[str]:
 
 
 def _readable(path: str) -> str:
-    """Return a path as a user would write it in a config."""
-    path = path.removesuffix(".<order>") + (" " + _("(order)") if path.endswith(".<order>") else "")
-    path = re.sub(r"\.transforms(?=\[|$)|\.<\w+>", "", path)
-    path = re.sub(r'\["(\d+)"\]', r"[\1]", path)
-    return re.sub(r"\[(?:int|float|bool|constant|library):([^\]]*)\]", r"[\1]", path)
+    """Return a path as a user would write it in a config; of a path in a definition, what follows its name."""
+    path = path.removeprefix(_definition(path) or "")
+    order = " " + _("(order)") if path.endswith(".<order>") else ""
+    path = re.sub(r"^: \.?|^\((\w+)\)|\.<(?:order|items|function)>", r"\1", path)
+    path = re.sub(r"\.<arguments>\[(\d+)\]", r"(\1)", path)
+    path = re.sub(r"<module \d+>\.?|\.transforms(?=\[|$)", "", path)
+    path = re.sub(r'\["(\d+)"\]|\[(?:int|float|bool|constant|library):([^\]]*)\]', r"[\1\2]", path)
+    return re.sub(r"<([\w ]+)>", r"\1", path) + order
 
 
 def _member(path: str, inner: str) -> str:
-    return _readable(inner.removeprefix(path)).lstrip(".") or inner.rpartition(".")[2]
+    return (
+        inner.removeprefix(path).lstrip(".") if inner.endswith(">") else _readable(inner.removeprefix(path)).lstrip(".")
+    )
 
 
 def _short(text: str) -> str:

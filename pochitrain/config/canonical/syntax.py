@@ -16,9 +16,10 @@ Chain = tuple[str, ...]
 
 _NO_NAMES: Mapping[str, str] = {}
 _LAYOUT = frozenset({"ctx", "type_comment", "kind", "type_ignores", "type_params", "returns", "simple"})
-# Bases and decorators that read no annotation but ClassVar, InitVar and KW_ONLY; others (pydantic, attrs) may read all.
-_READ_NO_TYPES = frozenset({"dataclass", "NamedTuple", "Module", "Enum", "ABC", "object"})
-_SPECIAL_TYPES = frozenset({"ClassVar", "InitVar", "KW_ONLY"})
+# What bases and decorators make of annotations: nothing, fields; others (pydantic, attrs) may do anything with them.
+_MAKE_NOTHING = frozenset({"object", "Module", "Dataset", "Enum", "ABC"})
+_MAKE_FIELDS = frozenset({"dataclass", "NamedTuple"})
+_SPECIAL_FIELDS = frozenset({"ClassVar", "InitVar", "KW_ONLY"})
 
 
 def function_digest(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, modules: Mapping[str, str]) -> str:
@@ -87,14 +88,17 @@ def _is_idle(node: Any) -> bool:
 
 
 def _class_body(node: ast.ClassDef, modules: Mapping[str, str]) -> list[Any]:
-    """Return the body of a class inside a function; its annotated names count, because a dataclass is made of them."""
+    """Return the body of a class inside a function, with its annotations as far as its makers read them."""
     makers = [*node.bases, *node.decorator_list, *(keyword.value for keyword in node.keywords)]
-    types_matter = not all(_READ_NO_TYPES & _names_in(maker) for maker in makers)
+    readers = [maker for maker in makers if not _MAKE_NOTHING & _names_in(maker)]
+    if not readers:
+        return list(normal_form(node.body, modules))
+    types_matter = not all(_MAKE_FIELDS & _names_in(maker) for maker in readers)
     body: list[Any] = []
     for statement in node.body:
         if isinstance(statement, ast.AnnAssign):
             annotation = statement.annotation
-            said = normal_form(annotation, modules) if types_matter else sorted(_SPECIAL_TYPES & _names_in(annotation))
+            said = normal_form(annotation, modules) if types_matter else sorted(_SPECIAL_FIELDS & _names_in(annotation))
             value = normal_form(statement.value, modules)
             body.append(["Field", normal_form(statement.target, modules), said, value])
         elif not _is_idle(statement):
@@ -105,7 +109,7 @@ def _class_body(node: ast.ClassDef, modules: Mapping[str, str]) -> list[Any]:
 def _names_in(node: ast.AST) -> set[str]:
     names = {getattr(n, "id", None) or getattr(n, "attr", None) for n in ast.walk(node)}
     texts = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-    return {name for name in names if name} | {word for text in texts for word in _SPECIAL_TYPES if word in text}
+    return {name for name in names if name} | {word for text in texts for word in _SPECIAL_FIELDS if word in text}
 
 
 def _joined(parts: list[ast.expr]) -> list[ast.expr]:

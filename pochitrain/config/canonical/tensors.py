@@ -11,6 +11,7 @@ from pochitrain.config.canonical.leaves import (
     Held,
     Leaf,
     Made,
+    Parts,
     Refused,
     attributes,
     class_name,
@@ -39,9 +40,8 @@ def describe_array(value: Any) -> Made | None:
     if isinstance(value, np.generic):
         _refuse_padding(value.dtype)
         item = value.item()
-        return Made(
-            f"numpy.{_dtype(value.dtype)}:{plain_leaf(item) or ''}", [(".<items>", item)] if value.dtype.names else []
-        )
+        fields: Parts = [(".<items>", item)] if value.dtype.names else []
+        return Made(f"numpy.{_dtype(value.dtype)}:{plain_leaf(item) or ''}", fields)
     if isinstance(value, np.dtype):
         return Made(f"numpy.dtype:{_dtype(value)}", [])
     return None
@@ -81,7 +81,7 @@ def _tensor(value: Any, torch: Any) -> Made:
         raise refused
     try:
         flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
-        raw = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+        content = hashlib.sha256(flat.view(torch.uint8).numpy() if flat.numel() else b"").hexdigest()
     except (RuntimeError, ValueError, TypeError, NotImplementedError):
         raise refused from None
     kind = (
@@ -89,7 +89,7 @@ def _tensor(value: Any, torch: Any) -> Made:
     )
     plain = type(value) in (torch.Tensor, torch.nn.Parameter)
     inner = [] if plain else [(".<class>", type(value)), *attributes(vars(value))]
-    return Made(f"tensor:{kind}:{hashlib.sha256(raw).hexdigest()}", inner)
+    return Made(f"tensor:{kind}:{content}", inner)
 
 
 def _module(value: Any, torch: Any) -> Made:

@@ -58,7 +58,7 @@ def _container(value: Any) -> Made | None:
         unnamed = [] if value.name else [(".value", value.value)]  # a combination of flags
         return Made(f"enum:{class_name(kind)}.{value.name}", [*own_class(value), *unnamed])
     if isinstance(value, re.Pattern):
-        return Made(f"pattern:{value.flags}", [(".pattern", value.pattern)])
+        return Made("pattern:", [(".pattern", value.pattern), (".flags", value.flags)])
     return None
 
 
