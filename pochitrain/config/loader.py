@@ -31,10 +31,11 @@ _modules_of_last_load: list[str] = []
 
 
 class InvalidConfig(ConfigError):
-    """A config with mistakes; `partial` is the Config of the settings that are right, for further checks."""
+    """A config with mistakes; `partial` is the Config of the settings that are right, `wrong` names the others."""
 
-    partial: Config | None = None
-    wrong: frozenset[str] = frozenset()
+    def __init__(self, problems: list[Problem], partial: Config, wrong: frozenset[str]) -> None:
+        super().__init__(problems=problems)
+        self.partial, self.wrong = partial, wrong
 
 
 def load_config(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> Config:
@@ -89,9 +90,7 @@ def build_config(
     problems += [where.fill(problem) for problem in cross_problems(config) if problem.where.split(".")[0] not in wrong]
     config._origin = Origin(path, text, dict(namespace), helpers, dict(overrides))
     if problems:
-        invalid = InvalidConfig(problems=problems)
-        invalid.partial, invalid.wrong = config, wrong
-        raise invalid
+        raise InvalidConfig(problems, config, wrong)
     return config
 
 

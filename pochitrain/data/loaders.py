@@ -231,7 +231,7 @@ class Loader:
     def gone(self, error: Exception) -> DataError:
         """Return the death or silence of a loading process as an error that names its sample; end the others."""
         silent = "timed out" in str(error)
-        reason = _("no answer for {seconds} s", seconds=self.timeout_seconds) if silent else str(error).splitlines()[0]
+        reason = _("no answer for {seconds} s", seconds=self.timeout_seconds) if silent else (str(error) or type(error).__name__).splitlines()[0]
         names = [self.samples.name(index) for index in self.workers.reading(silent)]
         self.workers.kill()
         return DataError(

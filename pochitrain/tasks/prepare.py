@@ -48,7 +48,6 @@ def checked_config(path: str | os.PathLike[str], overrides: Mapping[str, Any] | 
     try:
         config = load_config(path, overrides)
     except InvalidConfig as error:
-        assert error.partial is not None
         problems = [p for p in check_parts(error.partial) if p.where.split(".")[0] not in error.wrong]
         raise ConfigError(problems=[*error.problems, *problems]) from None
     if problems := check_parts(config):
