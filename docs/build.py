@@ -7,6 +7,7 @@ README out of an experiment's folder.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -64,7 +65,9 @@ def row(name: str, info: FieldInfo, language: str) -> list[str]:
 
 def shown(value: Any) -> str:
     """Return a default as one writes it in a config."""
-    return f'"{value}"' if isinstance(value, str) else repr(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(shown, value))}]"
+    return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
 def line(cells: Any) -> str:

@@ -85,7 +85,6 @@ _UPRIGHT = {  # EXIF 2.32, tag Orientation: how the stored picture is turned to 
 }
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANAR, _TIFF_FORMAT = 256, 257, 258, 262, 284, 339
 
-
 _ESCAPES = {
     code: chr(code).encode("unicode_escape").decode()
     for code in (*range(32), *range(127, 160), 0x2028, 0x2029)  # C0, DEL, C1, line and paragraph separator
@@ -120,9 +119,9 @@ def decode_image(path: str | Path) -> Image.Image:
     """Return the picture in a file: RGB, upright, as a viewer shows it on a white page.
 
     Transparency lies over white; of several frames it is the first. 12 and 16 bits per channel are scaled to 8: grey
-    is rounded, colour keeps the high byte (less than 1/255 off). Floats are read as 0 (black) to 1 (white); other
-    ranges, signed and 32-bit integers are refused, because nothing in the file says what white is. The result carries
-    no metadata: nothing can turn it a second time. Safe in threads.
+    is rounded, colour keeps the high byte (less than 1/255 off; 2/255 where it is half transparent). Floats are read
+    as 0 (black) to 1 (white); other ranges, signed and 32-bit integers are refused, because nothing in the file says
+    what white is. The result carries no metadata: nothing can turn it a second time. Safe in threads.
 
     Raises:
         BrokenImage: the file cannot be read, is no image, is cut off or damaged, has a kind of pixels that is

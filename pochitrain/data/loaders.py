@@ -173,17 +173,30 @@ class Loader:
         self.skipped: set[str] = set()
         self.timeout_seconds = timeout_seconds
         self.workers = Workers(workers)
-        self._loader: DataLoader[Any] = DataLoader(
-            samples,
+        self.pin_memory = pin_memory
+
+    @functools.cached_property
+    def _loader(self) -> DataLoader[Any]:
+        count = len(self.workers.pids)
+        return DataLoader(
+            self.samples,
             batch_sampler=self.batches,
-            num_workers=workers,
+            num_workers=count,
             collate_fn=collate,
-            pin_memory=pin_memory,
-            persistent_workers=workers > 0,
-            timeout=min(timeout_seconds, POLL_SECONDS) if workers else 0,
+            pin_memory=self.pin_memory,
+            persistent_workers=count > 0,
+            timeout=min(self.timeout_seconds, POLL_SECONDS) if count else 0,
             worker_init_fn=functools.partial(_begin_worker, self.workers.pids, self.workers.at),
             generator=torch.Generator(),  # its draw of a base seed shall not touch the global generator
         )
+
+    def close(self) -> None:
+        """End the loading processes now; the next `epoch` starts new ones.
+
+        Left to themselves they would live until the garbage is collected, and torch would wait seconds for each.
+        """
+        self.workers.kill()
+        vars(self).pop("_loader", None)
 
     def __len__(self) -> int:
         """Return the number of steps of an epoch."""
@@ -231,9 +244,11 @@ class Loader:
     def gone(self, error: Exception) -> DataError:
         """Return the death or silence of a loading process as an error that names its sample; end the others."""
         silent = "timed out" in str(error)
-        reason = _("no answer for {seconds} s", seconds=self.timeout_seconds) if silent else (str(error) or type(error).__name__).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        if silent:
+            reason = _("no answer for {seconds} s", seconds=self.timeout_seconds)
         names = [self.samples.name(index) for index in self.workers.reading(silent)]
-        self.workers.kill()
+        self.close()
         return DataError(
             _("A process that loads images died or hangs: {reason}", reason=reason),
             ", ".join(names) or _("between two images"),
@@ -272,13 +287,13 @@ class Workers:
         return [at for pid, at in zip(self.pids, self.at, strict=True) if at >= 0 and (silent or pid in dead)]
 
     def kill(self) -> None:
-        """End the processes now: torch would wait seconds for each one that hangs."""
-        old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # torch would report these deaths, too
+        old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # torch would report these deaths
         for process in multiprocessing.active_children():
             if process.pid in self.pids:
                 process.kill()
                 process.join()
         signal.pthread_sigmask(signal.SIG_SETMASK, old)
+        self.pids[:], self.at[:] = [0] * len(self.pids), [-1] * len(self.at)
 
 
 @contextlib.contextmanager

@@ -102,7 +102,7 @@ def _folder_data(config: Config) -> Data:
         raise DataError(problems=problems)
     if broken:
         notes.append(_("{count} unreadable images are left out", count=len(broken)))
-        notes += [f"  {display_name(error.problems[0].where)}: {error.problems[0].what}" for error in broken[:20]]
+        notes += [f"  {error.problems[0].where}: {error.problems[0].what}" for error in broken[:20]]
     counts = Counter(train_split.labels or ())
     if empty := [name for label, name in enumerate(train.classes) if not counts[label]]:
         raise DataError(
@@ -158,13 +158,13 @@ def _manifest(folder: ImageFolder, root: str | None) -> dict[str, Any]:
 
 
 def _leak_notes(train: ImageFolder, val: ImageFolder) -> list[str]:
-    if nested := nested_roots(train.root, val.root):
-        return [nested]
+    nested = [text for text in [nested_roots(train.root, val.root)] if text]
     leaks = exact_leaks(train, val)
     if not leaks:
-        return []
+        return nested
     example = " = ".join(display_name(name) for name in leaks[0])
-    return [_("{count} images are in training and in validation, e.g. {example}", count=len(leaks), example=example)]
+    told = _("{count} images are in training and in validation, e.g. {example}", count=len(leaks), example=example)
+    return [*nested, told]
 
 
 def _split(folder: ImageFolder, root: str | None, broken: list[BrokenImage]) -> Split:

@@ -50,24 +50,24 @@ def fit(
         observers: called with the record of each epoch.
         stop: asked between epochs; `run.tick` may raise `Stop` within one.
     """
-    while len(history) < epochs and not stop() and not stopped_early(history, run.config.early_stopping):
-        epoch = len(history) + 1
-        started = time.perf_counter()
-        done_before = run.totals.count  # images of this epoch that an earlier life of the run has seen
-        record: Record = {"epoch": epoch, **learning_rates(run)}
-        with watching(*filter(None, (run.train_loader, run.val_loader))):
+    with contextlib.closing(run), watching(*run.loaders()):
+        while len(history) < epochs and not stop() and not stopped_early(history, run.config.early_stopping):
+            epoch = len(history) + 1
+            started = time.perf_counter()
+            done_before = run.totals.count  # images of this epoch that an earlier life of the run has seen
+            record: Record = {"epoch": epoch, **learning_rates(run)}
             record |= train_epoch(run, epoch) if run.config.train_epoch is None else own_epoch(run, epoch)
             record |= evaluate(run)
-        check_finite(run, epoch, len(run.train_loader))
-        seconds = time.perf_counter() - started
-        step_scheduler(run.scheduler, record)
-        images = len(run.train_loader.samples) - done_before
-        record |= {"seconds": round(seconds, 3), "images_per_second": round(images / seconds, 1)}
-        history.append(record)
-        run.begin_epoch()
-        save(epoch, history)
-        for observe in observers:
-            observe(record)
+            check_finite(run, epoch, len(run.train_loader))
+            seconds = time.perf_counter() - started
+            step_scheduler(run.scheduler, record)
+            images = len(run.train_loader.samples) - done_before
+            record |= {"seconds": round(seconds, 3), "images_per_second": round(images / seconds, 1)}
+            history.append(record)
+            run.begin_epoch()
+            save(epoch, history)
+            for observe in observers:
+                observe(record)
     return history
 
 

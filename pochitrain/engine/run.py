@@ -111,6 +111,14 @@ class Run:
         if self.gradients:
             self.gradients.reset()
 
+    def loaders(self) -> list[Loader]:
+        return [loader for loader in (self.train_loader, self.val_loader) if loader is not None]
+
+    def close(self) -> None:
+        """End the loading processes; the run can still be used, which starts new ones."""
+        for loader in self.loaders():
+            loader.close()
+
     def weight_of(self, labels: Tensor) -> Tensor | int:
         return len(labels) if self.sample_weights is None else self.sample_weights[labels].sum()
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from pochitrain.locale import _, language
+from pochitrain.locale import language
 
 _STATIC = files("pochitrain.reports") / "static"
 _ESCAPED = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are no UTF-8, separators of lines and paragraphs

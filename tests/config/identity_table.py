@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import sys
 import tempfile
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from decimal import Decimal
 from enum import Enum, Flag
 from fractions import Fraction
 from functools import cached_property, lru_cache, partial, singledispatch, wraps
+from collections.abc import Iterator
 from pathlib import Path
 
 import nets
@@ -180,7 +183,7 @@ def my_net(num_classes, depth=18, *, width: int = 64):
 
     import kit.filters as filters
 
-    return finish(layers, found, total, names, filters.sharpen(3), even(4), num_classes, PATTERN, SHARE, PRICE, TAGS)
+    return finish(layers, found, total, names, filters.sharpen(3), even(4), num_classes, PATTERN, SHARE, PRICE, TAGS, FOLDER)
 
 
 def my_loss(logits, labels):
@@ -189,7 +192,7 @@ def my_loss(logits, labels):
     except ZeroDivisionError as error:
         raise ValueError("empty") from error
     finally:
-        assert labels is not None
+        assert labels != None
 
 
 learning_rate = 0.001
@@ -567,6 +570,53 @@ def flat_of(files: dict[str, str]) -> dict[str, str]:
             return canonical(load(Path(folder), files), ordered=("layer_rates",))
         finally:
             sys.path.remove(folder)
+
+
+OTHER = {
+    **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult},
+    **{ast.Gt: ast.GtE, ast.Lt: ast.LtE, ast.Eq: ast.NotEq, ast.And: ast.Or, ast.Or: ast.And},
+}
+
+
+def mutants(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the text with one literal or operator changed, and the line where; docstrings and annotations excepted."""
+    tree, lines = ast.parse(text), text.splitlines()
+    spared = {id(inner) for node in ast.walk(tree) for inner in ast.walk(_spared(node) or ast.Pass())}
+    for node in list(ast.walk(tree)):
+        if isinstance(node, ast.Constant) and id(node) not in spared:
+            before, node.value = node.value, _other(node.value)
+            yield lines[node.lineno - 1], ast.unparse(tree)
+            node.value = before
+        for name, value in ast.iter_fields(node):
+            if type(value) in OTHER:
+                setattr(node, name, OTHER[type(value)]())
+                yield lines[node.lineno - 1], ast.unparse(tree)
+                setattr(node, name, value)
+        if isinstance(node, ast.Compare) and type(node.ops[0]) in OTHER:
+            before, node.ops[0] = node.ops[0], OTHER[type(node.ops[0])]()
+            yield lines[node.lineno - 1], ast.unparse(tree)
+            node.ops[0] = before
+
+
+def _spared(node: ast.AST) -> ast.AST | None:
+    if isinstance(node, ast.arg | ast.AnnAssign):
+        return node.annotation
+    return node if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) else None
+
+
+def _other(value: Any) -> Any:
+    match value:
+        case bool():
+            return not value
+        case int() | float() | complex():
+            return value + 1
+        case "0.10":
+            return "0.20"
+        case str():
+            return value + "x"
+        case bytes():
+            return value + b"x"
+    return 0
 
 
 def report() -> tuple[int, int]:

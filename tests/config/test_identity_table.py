@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pochitrain.config.canonical import difference, digest
-from tests.config.identity_table import CHANGE, FILES, KEEP, edited, flat_of
+from tests.config.identity_table import CHANGE, FILES, KEEP, edited, flat_of, mutants
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,6 +45,17 @@ def test_meaningful_edit_changes_the_identity_and_is_named(name: str, base: dict
 def test_the_table_is_as_long_as_promised() -> None:
     assert len(KEEP) >= 40
     assert len(CHANGE) >= 60
+
+
+def test_every_literal_and_operator_of_reached_code_counts(base: dict[str, str]) -> None:
+    changed = [
+        (line, digest(flat_of({**FILES, file: text})) != digest(base))
+        for file, original in FILES.items()
+        for line, text in mutants(original)
+    ]
+    same = {line.strip() for line, moved in changed if not moved}
+    assert same == {"UNUSED = 99", "return x * UNUSED", "SPARE = 4", '__slots__ = ("low", "high")'}
+    assert len(changed) >= 140
 
 
 def test_id_is_the_golden_one(base: dict[str, str]) -> None:

@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.conftest import TINY, make_images
-from tests.faults.lives import RICH, all_events, clean, differing, left_behind, live, temporaries, trained
+from tests.faults.lives import RICH, Work, all_events, clean, differing, left_behind, live, temporaries, trained
 
 
 def write_rich_config(folder: Path) -> Path:
@@ -33,7 +33,7 @@ def write_rich_config(folder: Path) -> Path:
 
 def kill_and_resume(path: Path, folder: Path, event: str) -> list[str]:
     """Kill a training at an event, let it go on, and return what differs from the undisturbed one in `counted`."""
-    work_dir, output = clean(folder / "killed"), folder / "output.txt"
+    work_dir, output = clean(folder / "killed") / "work_dirs", folder / "output.txt"
     output.unlink(missing_ok=True)
     work = trained(path, work_dir=str(work_dir))
     if (code := live(work, output, kill_at=event)) != -9:
@@ -43,20 +43,20 @@ def kill_and_resume(path: Path, folder: Path, event: str) -> list[str]:
 
 def kill_often(path: Path, folder: Path, numbers: random.Random, most: int) -> tuple[int, list[str]]:
     """Kill a training at random events up to `most` times, then let it end; return the kills and what differs."""
-    work_dir, output = clean(folder / "killed"), folder / "output.txt"
+    work_dir, output = clean(folder / "killed") / "work_dirs", folder / "output.txt"
     output.unlink(missing_ok=True)
     work, kills = trained(path, work_dir=str(work_dir)), 0
-    while kills < most and live(work, output, kill_at=numbers.randint(1, 60)) == -9:
+    while kills < most and live(work, output, kill_at=numbers.randint(1, 100)) == -9:
         kills += 1
     return kills, _end(work, work_dir, folder)
 
 
-def _end(work: object, work_dir: Path, folder: Path) -> list[str]:
+def _end(work: Work, work_dir: Path, folder: Path) -> list[str]:
     output = folder / "output.txt"
-    if (code := live(work, output)) != 0:  # type: ignore[arg-type]
+    if (code := live(work, output)) != 0:
         return [f"does not go on: exit {code}\n{output.read_text()}"]
     stale = [f"stale {path.name}" for path in temporaries(work_dir)]
-    return stale + differing(left_behind(folder / "counted"), left_behind(work_dir))
+    return stale + differing(left_behind(folder / "counted" / "work_dirs"), left_behind(work_dir))
 
 
 def main() -> int:

@@ -184,7 +184,7 @@ def all_events(path: Path, folder: Path) -> list[str]:
     """Return the name of every event of the uninterrupted training of a config."""
     events = folder / "events"
     events.unlink(missing_ok=True)
-    code = live(trained(path, work_dir=str(folder / "counted")), folder / "counted.txt", events=events)
+    code = live(trained(path, work_dir=str(folder / "counted" / "work_dirs")), folder / "counted.txt", events=events)
     assert code == 0, (folder / "counted.txt").read_text()
     return events.read_text().splitlines()
 
@@ -250,3 +250,21 @@ def clean(folder: Path) -> Path:
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder)
     return folder
+
+
+def state_at_end(work_dir: Path) -> tuple[int, int]:
+    """Return the finished epochs and the steps of the next one that the newest checkpoint holds."""
+    loaded = Checkpoints(only_experiment(work_dir).checkpoints_dir).load_newest()
+    assert loaded is not None
+    return loaded.epoch, loaded.step
+
+
+def relatives(session: int) -> list[str]:
+    """Return the processes that are still alive in a session, by their command lines."""
+    alive = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError):
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                alive.append(f"{folder.name}: {(folder / 'cmdline').read_text()}")
+    return alive

@@ -139,7 +139,7 @@ def _readable(path: str) -> str:
     """Return a path as a user would write it in a config; of a path in a definition, what follows its name."""
     path = path.removeprefix(_definition(path) or "")
     order = " " + _("(order)") if path.endswith(".<order>") else ""
-    path = re.sub(r"^: \.?|^\((\w+)\)|\.<(?:order|items|function)>", r"\1", path)
+    path = re.sub(r"^: \.?|^\((\w+)\)|\.<(?:order|items|function|keywords|object|get)>", r"\1", path)
     path = re.sub(r"\.<arguments>\[(\d+)\]", r"(\1)", path)
     path = re.sub(r"<module \d+>\.?|\.transforms(?=\[|$)", "", path)
     path = re.sub(r'\["(\d+)"\]|\[(?:int|float|bool|constant|library):([^\]]*)\]', r"[\1\2]", path)
