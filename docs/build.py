@@ -55,10 +55,9 @@ def table(names: list[str], language: str) -> str:
 
 def row(name: str, info: FieldInfo, language: str) -> list[str]:
     words = WORDS[language]
+    default = words["required"] if info.is_required() else f"`{shown(info.default)}`"
     if inner_model(info):
-        default = ""
-    else:
-        default = words["required"] if info.is_required() else f"`{shown(info.default)}`"
+        default = ""  # that of its members, in the rows below
     identity = words["yes"] if is_identity(info) else ""
     return [f"`{name}`", accepted(info), default, identity, documentation(info, language == "ja")]
 

@@ -137,7 +137,7 @@ def main() -> None:
 def run(command: Callable[..., Any]) -> int:
     """Return the exit code of a command."""
     try:
-        command(standalone_mode=False)
+        code = command(standalone_mode=False)
     except PochiError as error:
         _tell(str(error))
         if "--debug" in sys.argv:
@@ -148,8 +148,6 @@ def run(command: Callable[..., Any]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except typer.Exit as exit_:
-        return exit_.exit_code
     except typer.Abort:
         return 130
     except Exception as error:
@@ -157,7 +155,7 @@ def run(command: Callable[..., Any]) -> int:
             _tell(error.format_message())
             return 2
         return _unexpected(error)
-    return 0
+    return code if isinstance(code, int) else 0  # of an Exit, and of a Ctrl+C, typer returns the code
 
 
 def _unexpected(error: Exception) -> int:

@@ -13,9 +13,11 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from types import ModuleType
 from typing import Any
 
@@ -42,6 +44,7 @@ class Failure:
 
 
 POLL_SECONDS = 5  # how long the death of a process may stay unnoticed where no signal tells of it (forkserver)
+_FOR_THE_TRAINING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _WORKER_GONE = re.compile(r"DataLoader (worker \(pid|timed out)")  # how torch reports a death and a silence
 
 Sample = tuple[Tensor, int, int]  # image (3, H, W), label, index
@@ -185,7 +188,7 @@ class Loader:
             collate_fn=collate,
             pin_memory=self.pin_memory,
             persistent_workers=count > 0,
-            timeout=min(self.timeout_seconds, POLL_SECONDS) if count else 0,
+            timeout=min(self.timeout_seconds / 4, POLL_SECONDS) if count else 0,
             worker_init_fn=functools.partial(_begin_worker, self.workers.pids, self.workers.at),
             generator=torch.Generator(),  # its draw of a base seed shall not touch the global generator
         )
@@ -225,15 +228,17 @@ class Loader:
 
     def _answers(self) -> Iterator[Batch]:
         """Yield the batches; ask again after a silence that is not yet too long, and let torch look for the dead."""
-        batches = iter(self._loader)
+        with self.workers.starting():
+            batches = iter(self._loader)
         while True:
-            asked = time.monotonic()
+            silent_seconds = 0.0  # counted, not read from a clock: a stopped process (Ctrl+Z) did not listen
             while True:
                 try:
                     batch = next(batches, None)
                     break
                 except RuntimeError as error:
-                    if "timed out" not in str(error) or time.monotonic() - asked >= self.timeout_seconds:
+                    silent_seconds += self._loader.timeout
+                    if "timed out" not in str(error) or silent_seconds >= self.timeout_seconds:
                         raise
                 except (OSError, EOFError) as error:  # a batch whose memory went with its process
                     raise self.gone(error) from error
@@ -273,6 +278,24 @@ class Workers:
     def __init__(self, count: int) -> None:
         self.pids = multiprocessing.RawArray("q", count)
         self.at = multiprocessing.RawArray("q", [-1] * count)
+        self.processes: list[Any] = []
+
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[None]:
+        """Note the processes that are started inside.
+
+        A terminal and a service manager send their signals to all processes, and only the training process decides what
+        they mean: so the others begin deaf, before their first line of Python, and stay so.
+        """
+        before = multiprocessing.active_children()
+        if multiprocessing.get_start_method() != "fork":
+            resource_tracker.ensure_running()  # starting it later would undo what is blocked now
+        heard = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_TRAINING)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+            self.processes += [process for process in multiprocessing.active_children() if process not in before]
 
     def dead(self) -> set[int]:
         alive = {process.pid for process in multiprocessing.active_children()}
@@ -287,13 +310,25 @@ class Workers:
         return [at for pid, at in zip(self.pids, self.at, strict=True) if at >= 0 and (silent or pid in dead)]
 
     def kill(self) -> None:
-        old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # torch would report these deaths
-        for process in multiprocessing.active_children():
-            if process.pid in self.pids:
+        with _deaths_unreported():
+            for process in self.processes:
                 process.kill()
+            for process in self.processes:
                 process.join()
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+        self.processes.clear()
         self.pids[:], self.at[:] = [0] * len(self.pids), [-1] * len(self.at)
+
+
+@contextlib.contextmanager
+def _deaths_unreported() -> Iterator[None]:
+    """Keep torch's handler of SIGCHLD from raising; blocking the signal would not do where there are other threads."""
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if main else None
+    try:
+        yield
+    finally:
+        if handler is not None:
+            signal.signal(signal.SIGCHLD, handler)
 
 
 @contextlib.contextmanager
@@ -333,9 +368,6 @@ def collate(samples: list[Sample | Failure]) -> Batch:
 def _begin_worker(pids: Any, at: Any, number: int) -> None:
     samples: Any = get_worker_info().dataset  # type: ignore[union-attr]
     pids[number], samples.at, samples.place = os.getpid(), at, number
-    # Ctrl+C reaches the whole process group: only the training process decides what it means. And DataLoader ends its
-    # workers with SIGTERM, which the handler inherited from the training process would swallow.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    for received in _FOR_THE_TRAINING:
+        signal.signal(received, signal.SIG_IGN)
     torch.set_num_threads(1)

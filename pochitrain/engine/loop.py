@@ -136,7 +136,7 @@ def train_step(run: Run, images: Tensor, labels: Tensor, tracked: bool = False) 
             _("return a tensor with the mean over the batch"),
         )
     run.optimizer.zero_grad(set_to_none=True)
-    run.scaler.scale(loss).backward()
+    run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     if tracked and run.gradients is not None:
         run.scaler.unscale_(run.optimizer)
         run.gradients.add()

@@ -188,7 +188,7 @@ def build_run(config: Config, data: Data, *, precision: str | None = None) -> Ru
     check_outputs(model, probe, len(data.classes))
     model = model.to(device)
     if channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(config, parameter_groups(model, config))
     precision = precision or choose_precision(config, device)
     weighted = config.loss is None and any(weight != 1 for weight in weights)
@@ -259,7 +259,8 @@ def probe_images(loader: Loader, split: Split, setting: str) -> Tensor:
                 _("transforms.ToTensor() is required: without it the images are no float tensors (3, H, W)"),
                 f"{setting} ({_('gives {given}', given=given)})",
                 _(
-                    "put transforms.ToTensor() (v2: ToImage() and ToDtype(torch.float32, scale=True)) into the transform"
+                    "put transforms.ToTensor() (v2: ToImage() and ToDtype(torch.float32, scale=True)) "
+                    "into the transform"
                 ),
             )
         images.append((image, index))

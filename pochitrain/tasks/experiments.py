@@ -51,7 +51,7 @@ def list_experiments(work_dir: Path, sort: str, reverse: bool) -> None:
         return
     if not console.is_terminal:  # one line per experiment for other programs: tabs, no padding
         for line in (COLUMNS, *([_text(info, name) for name in COLUMNS] for info in infos)):
-            console.print("\t".join(line))
+            print("\t".join(line))  # not through Rich, which turns tabs into blanks
         return
     table = Table(box=SIMPLE_HEAD)
     for name in COLUMNS:

@@ -17,7 +17,8 @@ from pochitrain.experiment import write_manifest
 from pochitrain.history import History, best_epoch, gradients_csv, metrics_csv, monitored
 from pochitrain.locale import _
 from pochitrain.parts.transforms import describe_transform
-from pochitrain.sinks.console import Log, first_line
+from pochitrain.sinks.console import Log, as_text, first_line
+from pochitrain.tasks.config import settings_tree
 from pochitrain.tasks.environment import environment
 from pochitrain.tasks.prepare import Plan, data_manifest_bytes, split_table
 
@@ -38,6 +39,10 @@ class Outputs:
         """Write what the experiment is made of: the config's text and values, what its id means, the file lists."""
         durable.write_text(self.experiment.config_py, self.config.origin.text)
         durable.write_json(self.experiment.config_json, plain_settings(self.config))
+        if self.config.print_config:
+            durable.write_text(self.experiment.config_tree_log, as_text(settings_tree(self.config)))
+        if self.config.tags:
+            durable.write_text(self.experiment.tags_log, "\n".join(self.config.tags) + "\n")
         durable.write_durably(self.experiment.data_manifest, data_manifest_bytes(self.plan.data))
         if self.config.val_data_root == AUTO:
             durable.write_text(self.experiment.split_csv, split_table(self.plan.data))

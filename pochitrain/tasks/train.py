@@ -17,7 +17,7 @@ from pochitrain.engine.loop import Diverged, Observer, Stop, fit
 from pochitrain.engine.run import Run, Totals, build_run, restore, state_of
 from pochitrain.engine.signals import StopRequest, graceful_stop
 from pochitrain.errors import ConfigError, DataError, DiskError, PochiError, StoppedError
-from pochitrain.experiment import Experiment, lock, read_manifest, set_aside
+from pochitrain.experiment import Experiment, lock, read_manifest, set_aside, write_manifest
 from pochitrain.history import History, Record, best_epoch, monitored, stopped_early
 from pochitrain.locale import _
 from pochitrain.sinks.console import EpochBar, Log
@@ -91,6 +91,9 @@ def _go_on(chosen: Plan, strict_env: bool, log: Log) -> Trained:
     history: History = loaded.state["history"]
     if manifest.get("status") == "complete" and _nothing_left(history, config):
         log.info(_("Already complete: {epochs} epochs. Raise epochs to continue.", epochs=len(history)))
+        labels = {"tags": list(config.tags), "notes": config.notes}
+        if any(manifest.get(name) != value for name, value in labels.items()):
+            write_manifest(experiment, {**manifest, **labels})
         trained = Trained(experiment, history, metric_of(history, config))
         say_end(log, trained, config)
         return trained

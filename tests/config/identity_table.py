@@ -46,6 +46,7 @@ PATTERN = re.compile("bn[0-9]", re.I)
 SHARE = Fraction(1, 3)
 PRICE = Decimal("0.10")
 FOLDER = Path("a/b")
+LABELS = [TAGS, FOLDER]
 UNUSED = 99
 Size = namedtuple("Size", "height width", defaults=(32,))
 
@@ -183,7 +184,7 @@ def my_net(num_classes, depth=18, *, width: int = 64):
 
     import kit.filters as filters
 
-    return finish(layers, found, total, names, filters.sharpen(3), even(4), num_classes, PATTERN, SHARE, PRICE, TAGS, FOLDER)
+    return finish(layers, found, total, names, filters.sharpen(3), even(4), num_classes, PATTERN, SHARE, PRICE, LABELS)
 
 
 def my_loss(logits, labels):

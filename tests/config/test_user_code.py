@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import dis
 import importlib
 import inspect
-import json
 import linecache
 import sys
 import textwrap
@@ -14,11 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
-import pochitrain.config.source
 from pochitrain.config.canonical import canonical, digest
 from pochitrain.config.canonical.syntax import reads
 from pochitrain.config.source import NoSource, find_function, is_user_code
@@ -37,10 +34,17 @@ def of(value: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    "module", [json, sys, importlib, np, np.random, torch, torch.ops, pytest, pochitrain.config.source]
+    "name",
+    ["json", "sys", "importlib", "collections.abc", "pytest", "pochitrain.config.source"]
+    + ["numpy", "numpy.random", "torch", "torchvision.transforms.v2"],
 )
-def test_libraries_are_not_the_users(module: types.ModuleType) -> None:
-    assert not is_user_code(module)
+def test_libraries_are_not_the_users(name: str) -> None:
+    assert not is_user_code(importlib.import_module(name))
+
+
+def test_module_without_a_file_belongs_to_its_package() -> None:
+    torch = importlib.import_module("torch")
+    assert not is_user_code(torch.ops)
 
 
 def test_the_users_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,11 +113,11 @@ def test_lambdas_on_one_line_are_told_apart() -> None:
     module = module_from(
         """
         def make(a, b): return lambda x: x + a, lambda x: x + b, lambda x: (lambda y: y + a)
-        found = [lambda: 0, lambda: 1, lambda x: (lambda y: y + 1)(x), lambda: (lambda: 5), lambda x=lambda: 7: x,
-                 lambda *a, **k: [q for q in a if (lambda: q)()], *make(1, 2), make(1, 2)[2](0), (lambda: (lambda: 5))()]
+        one = [lambda: 0, lambda: 1, lambda x: (lambda y: y + 1)(x), lambda: (lambda: 5), lambda x=lambda: 7: x]
+        two = [lambda *a, **k: [q for q in a if (lambda: q)()], *make(1, 2), make(1, 2)[2](0), (lambda: (lambda: 5))()]
         """
     )
-    texts = [inspect.cleandoc(__import__("ast").unparse(find_function(function))) for function in module.found]
+    texts = [ast.unparse(find_function(function)) for function in module.one + module.two]
     assert texts == [
         "lambda: 0",
         "lambda: 1",
@@ -150,7 +154,7 @@ def reads_of(text: str) -> set[str]:
         ("def f():\n    with A as b, C as (d, e): return b, d, e", {"A", "C"}),
         ("def f():\n    try: pass\n    except E as e: return e", {"E"}),
         (
-            "def f(x):\n    match x:\n        case {'a': A.b, **rest}: return rest\n        case C(d, [*e]) as h: return d, e, h",
+            "def f(x):\n match x:\n  case {'a': A.b, **rest}: return rest\n  case C(d, [*e]) as h: return d, e, h",
             {"A", "C"},
         ),
         (
@@ -168,7 +172,7 @@ def reads_of(text: str) -> set[str]:
     ],
 )
 def test_names_that_a_function_reads(text: str, names: set[str]) -> None:
-    helpers = "D = deco = None\n"
+    helpers = "A = B = C = D = E = deco = None\n"
     assert reads_of(helpers + text) == names
 
 
@@ -200,25 +204,25 @@ def test_reads_agree_with_the_compiler() -> None:
         loaded = names_in_bytecode(function.__code__) - {"__name__", "__module__", "__qualname__"}
         assert ((found.outer - closure) | found.globals) - {"__name__", "__debug__"} == loaded, function.__qualname__
         counted += 1
-    assert counted > 800
+    assert counted > 500
 
 
 def test_only_the_attributes_that_code_names_are_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "nets_under_test.py").write_text("A = 1\nB = 2\nC = 3\n")
+    (tmp_path / "nets_tried.py").write_text("A = 1\nB = 2\nC = 3\n")
     monkeypatch.syspath_prepend(tmp_path)
-    named = module_from("import nets_under_test as n\ndef f(): return n.A, n.B.real, n.missing")
+    named = module_from("import nets_tried as n\ndef f(): return n.A, n.B.real, n.missing")
     flat = canonical({"model": named.f})
-    assert {path: leaf for path, leaf in flat.items() if "module" in path} == {
+    assert {path: leaf for path, leaf in flat.items() if "<module" in path} == {
         "def f: <module 1>.A": "int:1",
         "def f: <module 1>.B": "int:2",
         "def f: <module 1>.missing": "unbound:",
     }
-    whole = module_from("import nets_under_test as n\ndef f(name): return getattr(n, name)")
-    assert {p: v for p, v in canonical({"model": whole.f}).items() if p.startswith("module")} == {
-        "module": "module",
-        "module: A": "int:1",
-        "module: B": "int:2",
-        "module: C": "int:3",
+    whole = module_from("import nets_tried as n\ndef f(name): return getattr(n, name)")
+    assert {p: v for p, v in canonical({"model": whole.f}).items() if p.startswith("the module")} == {
+        "the module": "module",
+        "the module: A": "int:1",
+        "the module: B": "int:2",
+        "the module: C": "int:3",
     }
 
 
@@ -229,13 +233,13 @@ def test_code_that_can_reach_any_name_reaches_every_name(call: str) -> None:
 
 
 def test_import_inside_a_function_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "broken_under_test.py").write_text("1 / 0\n")
+    (tmp_path / "broken_tried.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(tmp_path)
     flat = canonical({"model": module_from("def f():\n    import not_installed\n    from json import dumps").f})
     assert flat["def f: not_installed"] == "library:not_installed"
     assert flat["def f: dumps"] == "library:json.dumps"
-    with pytest.raises(ValueError, match="broken_under_test cannot be imported: division by zero"):
-        canonical({"model": module_from("def f():\n    import broken_under_test").f})
+    with pytest.raises(ValueError, match="broken_tried cannot be imported: division by zero"):
+        canonical({"model": module_from("def f():\n    import broken_tried").f})
 
 
 def test_place_and_name_of_a_module_do_not_count(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import multiprocessing
 import os
 import re
@@ -57,9 +57,10 @@ def numbered(count: int) -> list[tuple[Tensor, int]]:
 
 def seen(loader: Loader, epoch: int = 1, start: int = 0) -> list[list[int]]:
     batches = []
-    for images, labels in loader.epoch(epoch, start):
-        assert images[:, 0, 0, 0].tolist() == labels.tolist()
-        batches.append(labels.tolist())
+    with contextlib.closing(loader):
+        for images, labels in loader.epoch(epoch, start):
+            assert images[:, 0, 0, 0].tolist() == labels.tolist()
+            batches.append(labels.tolist())
     return batches
 
 
@@ -116,6 +117,12 @@ def test_a_start_in_mid_epoch_reads_no_skipped_sample(tmp_path: Path, workers: i
     assert [sorted(batch) for batch in seen(loader, epoch=4)] == [
         sorted(b) for b in split(permutation(14, 42, "order", 4))
     ]
+
+
+def test_a_closed_loader_begins_again() -> None:
+    loader = loader_of(numbered(9), workers=1)
+    assert seen(loader) == seen(loader)
+    assert not children()
 
 
 def split(order: list[int]) -> list[list[int]]:
@@ -186,7 +193,7 @@ class Broken:
 
 
 def problem(loader: Loader) -> tuple[str, str, str]:
-    with pytest.raises(DataError) as caught:
+    with contextlib.closing(loader), pytest.raises(DataError) as caught:
         list(loader.epoch(1))
     [found] = caught.value.problems
     return found.what, found.where, found.mend

@@ -36,7 +36,7 @@ def kill_and_resume(path: Path, folder: Path, event: str) -> list[str]:
     work_dir, output = clean(folder / "killed") / "work_dirs", folder / "output.txt"
     output.unlink(missing_ok=True)
     work = trained(path, work_dir=str(work_dir))
-    if (code := live(work, output, kill_at=event)) != -9:
+    if (code := live(work, output, at=event)) != -9:
         return [f"not killed: exit {code}"]
     return _end(work, work_dir, folder)
 
@@ -46,7 +46,7 @@ def kill_often(path: Path, folder: Path, numbers: random.Random, most: int) -> t
     work_dir, output = clean(folder / "killed") / "work_dirs", folder / "output.txt"
     output.unlink(missing_ok=True)
     work, kills = trained(path, work_dir=str(work_dir)), 0
-    while kills < most and live(work, output, kill_at=numbers.randint(1, 100)) == -9:
+    while kills < most and live(work, output, at=numbers.randint(1, 100)) == -9:
         kills += 1
     return kills, _end(work, work_dir, folder)
 

@@ -18,7 +18,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -132,22 +132,29 @@ def trained(path: Path, **overrides: Any) -> Work:
     return lambda: training.train(load_config(path, overrides))
 
 
-def live(work: Work, output: Path, *, kill_at: str | int | None = None, events: Path | None = None) -> int:
+def live(
+    work: Work,
+    output: Path,
+    *,
+    at: str | int | None = None,
+    signals: Sequence[signal.Signals] = (signal.SIGKILL,),
+    events: Path | None = None,
+) -> int:
     """Run a life to its end and return its exit code, -9 when it was killed.
 
     Args:
-        kill_at: SIGKILL when the event of this name (see `_listen`) or with this number happens.
+        at: the event, by its name (see `_listen`) or number, at which the process sends itself `signals`.
         events: a file that gets the name of each event.
     """
 
     def listened() -> None:
-        _listen(kill_at, events)
+        _listen(at, signals, events)
         work()
 
     return Life(listened, output).end()
 
 
-def _listen(kill_at: str | int | None, events: Path | None) -> None:
+def _listen(at: str | int | None, signals: Sequence[signal.Signals], events: Path | None) -> None:
     """Name each event "step #3" or "rename best.pt #2"; the names are the same in every life that begins equally.
 
     Counted per name, because the thread that saves and the one that trains have no common order.
@@ -161,8 +168,10 @@ def _listen(kill_at: str | int | None, events: Path | None) -> None:
         event = f"{what} {name} #{counts[f'{what} {name}']}"
         if descriptor >= 0:
             os.write(descriptor, f"{event}\n".encode())
-        if kill_at in (event, counts.total()):
-            os.kill(os.getpid(), signal.SIGKILL)
+        if at in (event, counts.total()):
+            for number in signals:
+                os.kill(os.getpid(), number)
+                time.sleep(0.05)  # the system keeps one signal of a kind: the second must not meet the first
 
     real = training._ticker
 

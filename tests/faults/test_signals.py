@@ -10,7 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.lives import Life, command, differing, left_behind, only_experiment, relatives, state_at_end, trained
+from tests.faults.conftest import Undisturbed
+from tests.faults.lives import (
+    Life,
+    command,
+    differing,
+    left_behind,
+    live,
+    relatives,
+    state_at_end,
+    temporaries,
+    trained,
+)
 
 WriteConfig = Callable[..., Path]
 
@@ -23,7 +34,6 @@ class Slow:
 {split}_transform = Slow()
 epochs = 3
 """
-SPAWN = "torch.multiprocessing.set_start_method('{method}', force=True)\nnum_workers = 2\n"
 
 
 def start(path: Path, tmp_path: Path) -> Life:
@@ -56,4 +66,64 @@ def test_a_signal_to_all_processes_saves(write_config: WriteConfig, tmp_path: Pa
     epoch, step = state_at_end(tmp_path / "work_dirs")
     assert epoch == 1
     assert step > 0
+    resumes_like_straight(path, tmp_path)
+
+
+def test_ctrl_c_at_any_event(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    """In a checkpoint, in the validation, while the folder is made, while pictures are drawn: always 130 and no loss."""
+    chosen = [event for event in undisturbed.events if event in CTRL_C_AT]
+    assert len(chosen) == len(CTRL_C_AT)
+    for number, event in enumerate(chosen):
+        work_dir, said = tmp_path / str(number) / "work_dirs", tmp_path / f"{number}.txt"
+        work = command("train", "-c", undisturbed.config, "--set", f"work_dir={str(work_dir)!r}")
+        assert live(work, said, at=event, signals=[signal.SIGINT]) == 130, (event, said.read_text())
+        assert "Traceback" not in said.read_text(), event
+        assert live(work, said) == 0, (event, said.read_text())
+        assert differing(left_behind(work_dir), undisturbed.left) == [], event
+
+
+CTRL_C_AT = (
+    "create .identity.json.tmp #1",
+    "chunk .epoch-00000-step-0000002.ckpt.tmp #2",
+    "step (val)  #2",
+    "rename epoch-00001-step-0000000.ckpt #1",
+    "step (train)  #18",
+    "chunk .last.pt.tmp #1",
+    "chunk .accuracy.png.tmp #1",
+)
+
+
+def test_twice_in_a_checkpoint_leaves_at_once_and_the_one_before_is_good(
+    undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    work_dir, said = tmp_path / "work_dirs", tmp_path / "said.txt"
+    work = command("train", "-c", undisturbed.config, "--set", f"work_dir={str(work_dir)!r}")
+    event = "chunk .epoch-00001-step-0000003.ckpt.tmp #2"
+    assert live(work, said, at=event, signals=[signal.SIGINT, signal.SIGINT]) == 130
+    assert "saved" not in said.read_text()
+    assert state_at_end(work_dir) == (1, 2)
+    assert live(work, said) == 0
+    assert temporaries(work_dir) == []
+    assert differing(left_behind(work_dir), undisturbed.left) == []
+
+
+def test_ctrl_c_while_spawned_loading_processes_start(write_config: WriteConfig, tmp_path: Path) -> None:
+    """They take seconds to import torch, and must not die of a Ctrl+C that is meant for the training."""
+    path = write_config("torch.multiprocessing.set_start_method('spawn', force=True)\nnum_workers = 2\n")
+    life = start(path, tmp_path)
+    life.wait_until(lambda: len(relatives(life.pid)) >= 3)
+    os.killpg(life.pid, signal.SIGINT)
+    stopped_well(life, 130)
+    assert state_at_end(tmp_path / "work_dirs") == (0, 1)
+
+
+def test_a_stopped_process_goes_on(write_config: WriteConfig, tmp_path: Path) -> None:
+    """Ctrl+Z and `fg`: a pause longer than `worker_timeout_seconds` is no silence of the loading processes."""
+    path = write_config(SLOW.format(seconds=0.03, split="train") + "num_workers = 2\nworker_timeout_seconds = 2\n")
+    life = start(path, tmp_path)
+    life.wait_for("epoch 1/3")
+    os.killpg(life.pid, signal.SIGSTOP)
+    time.sleep(2.5)
+    os.killpg(life.pid, signal.SIGCONT)
+    assert life.end() == 0, life.said
     resumes_like_straight(path, tmp_path)

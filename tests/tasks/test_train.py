@@ -153,6 +153,26 @@ def test_operational_settings_leave_id_and_weights_alone(write_config: WriteConf
         assert same_state(ours[key], theirs[key]), key
 
 
+def test_labels_are_kept_and_can_be_changed_later(write_config: WriteConfig) -> None:
+    first = train(load_config(write_config("tags = ['a']\nprint_config = True")))
+    assert first.experiment.tags_log.read_text() == "a\n"
+    assert "learning_rate = 0.01" in first.experiment.config_tree_log.read_text(encoding="utf-8")
+    train(load_config(write_config("tags = ['b', 'c']\nnotes = '後で'")))
+    manifest = json.loads(first.experiment.experiment_json.read_text())
+    assert (manifest["tags"], manifest["notes"], manifest["status"]) == (["b", "c"], "後で", "complete")
+
+
+def test_enforced_tags_are_asked_for_or_refused(write_config: WriteConfig, tmp_path: Path) -> None:
+    path = write_config("enforce_tags = True")
+    refused = pochi("train", "-c", path, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "--tag" in refused.stderr
+    assert not (tmp_path / "work_dirs").exists()
+    assert pochi("train", "-c", path, "--tag", "first", cwd=tmp_path).returncode == 0
+    listed = pochi("list", cwd=tmp_path)
+    assert listed.stdout.splitlines()[1].endswith("\tfirst")
+
+
 def test_without_validation_data(write_config: WriteConfig) -> None:
     experiment, history, metric = train(load_config(write_config("val_data_root = None")))
     assert metric == min(record["train_loss"] for record in history)

@@ -74,7 +74,7 @@ def title(definition: Any) -> str:
             return f"def {definition.__code__.co_qualname}"
         case type():
             return f"class {definition.__qualname__}"
-    return "module"
+    return "the module"
 
 
 def define(definition: Any) -> Made:
@@ -109,7 +109,7 @@ def _function(function: types.FunctionType) -> Made:
         node = find_function(function)
     except NoSource:
         raise Refused(
-            _("the source of {name} cannot be read", name=function.__qualname__),
+            _("The source of {name} cannot be read", name=function.__qualname__),
             _("define it in a file rather than by exec, and put lambdas on lines of their own"),
         ) from None
     found = reads(node)

@@ -12,7 +12,7 @@ from pochitrain.locale import _
 
 _LONGEST = 60  # characters on each side of an arrow
 _QUOTED = r'"(?:\\.|[^"\\])*"'
-_DEFINITION = re.compile(r"(?:def |class |module)[^:(]*")
+_DEFINITION = re.compile(r"(?:def |class |the module)[^:(]*")
 _STEP = re.compile(rf": |: (?=\.)|\((?=\w)|\.(?:<[^>]*>|[^.\[(:<]+)|\[(?:{_QUOTED}|[^\]\"]*(?:{_QUOTED})?)\]")
 
 
@@ -22,6 +22,7 @@ def difference(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     What became another kind of thing is one line, whatever is inside it, and so is an edited function. Code that is
     reached for the first time, or no longer, gets no line: the change that reaches it has one.
     """
+    new = _aligned(old, new)
     before, after = _Map(old), _Map(new)
     lines: list[str] = []
     users: dict[str, list[str]] = defaultdict(list)
@@ -39,6 +40,29 @@ def difference(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
                     users[change].append(after.name(definition))
     lines += [_("{change} (in {names})", change=change, names=", ".join(names)) for change, names in users.items()]
     return list(dict.fromkeys(lines))
+
+
+def _aligned(old: Mapping[str, str], new: Mapping[str, str]) -> Mapping[str, str]:
+    """Return `new` with functions of one name numbered as in `old`, by their code: a new lambda shifts the others."""
+    names: dict[str, str] = {}
+    free = {path: old[path] for path in old if path == _definition(path)}
+    here = [path for path in new if path == _definition(path)]
+    for path in [*(path for path in here if new[path] in free.values()), *here]:
+        if path not in names:
+            base = path.partition("#")[0]
+            fitting = [name for name in free if name.partition("#")[0] == base]
+            fitting.sort(key=lambda name: (free[name] != new[path], name != path))
+            names[path] = fitting[0] if fitting else f"{path}+" if path in old else path
+            free.pop(names[path], None)
+    return {
+        _renamed(path, names): f"ref:{names[leaf.removeprefix('ref:')]}" if leaf.startswith("ref:") else leaf
+        for path, leaf in new.items()
+    }
+
+
+def _renamed(path: str, names: Mapping[str, str]) -> str:
+    definition = _definition(path)
+    return names[definition] + path.removeprefix(definition) if definition else path
 
 
 class _Map:
@@ -60,7 +84,7 @@ class _Map:
             where = self.referrers[definition]
             around = _definition(where)
             return f"lambda in {self.name(around) + ', ' if around else ''}{_readable(where)}"
-        return re.sub(r"^(def|class) |<locals>\.|#\d+$", "", definition)
+        return re.sub(r"^(def|class) |<locals>\.|#\d+$|\+$", "", definition)
 
     def text(self, path: str) -> str:
         """Return what stands at a path, much as the user wrote it."""
@@ -72,11 +96,11 @@ class _Map:
             case "dict":
                 told = ", ".join(f"{_member(path, inner)}: {self.text(inner)}" for inner in self._told(path))
                 return f"{{{told}}}"
-            case "object" | "partial":
-                told = ", ".join(self._argument(path, inner) for inner in self._told(path))
-                return f"{rest.rpartition('.')[2] or kind}({told})"
             case "ref":
-                return self.name(rest)
+                return f"lambda {self.flat[rest][5:9]}" if "<lambda>" in rest else self.name(rest)
+        if kind == "object" or (self._told(path) and kind != "enum"):
+            told = ", ".join(self._argument(path, inner) for inner in self._told(path))
+            return f"{(rest or kind).rpartition('.')[2]}({told})"
         return _leaf_text(kind, rest)
 
     def items(self, path: str) -> list[str]:

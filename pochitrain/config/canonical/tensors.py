@@ -56,7 +56,7 @@ def _dtype(dtype: Any) -> str:
 
 def _refuse_padding(dtype: Any) -> None:
     if dtype.char in "gG":  # 10 bytes of number, and 6 of whatever was in memory
-        raise Refused(_("a long double has no stable identity"), _("use float64"))
+        raise Refused(_("A long double has no stable identity"), _("use float64"))
 
 
 def describe_tensor(value: Any) -> Made | None:
@@ -65,7 +65,7 @@ def describe_tensor(value: Any) -> Made | None:
         return None
     if isinstance(value, torch.Tensor):
         return _tensor(value, torch)
-    if isinstance(value, torch.nn.Module):
+    if isinstance(value, torch.nn.Module) and not isinstance(value, torch.jit.ScriptModule):
         return _module(value, torch)
     if isinstance(value, torch.dtype | torch.device | torch.layout | torch.memory_format):
         return Made(f"torch:{value}", [])
@@ -74,7 +74,7 @@ def describe_tensor(value: Any) -> Made | None:
 
 def _tensor(value: Any, torch: Any) -> Made:
     refused = Refused(
-        _("a sparse, quantized, lazy or meta tensor has no stable identity"),
+        _("A sparse, quantized, lazy or meta tensor has no stable identity"),
         _("keep a dense tensor, and convert it where it is used"),
     )
     if value.is_quantized:

@@ -35,7 +35,7 @@ from pochitrain.config.canonical.leaves import (
 from pochitrain.config.canonical.tensors import describe_array, describe_tensor
 from pochitrain.locale import _
 
-_NOT_REDUCIBLE = (TypeError, AttributeError, NotImplementedError, ValueError, RuntimeError, pickle.PickleError)
+_NOT_REDUCIBLE = (TypeError, ValueError, LookupError, AttributeError, RuntimeError, OSError, pickle.PickleError)
 
 
 def describe(value: Any) -> Made:
@@ -201,22 +201,22 @@ def _refuse_what_runs_out(value: Any) -> None:
     if kind.__module__.startswith("numpy.random") or name == "torch._C.Generator" or isinstance(value, random.Random):
         raise Refused(
             _(
-                "a random generator ({name}) goes on from draw to draw: a resumed run would differ",
+                "A random generator ({name}) goes on from draw to draw: a resumed run would differ",
                 name=name,
             ),
             _("call random, numpy.random or torch.rand, which are seeded per image, or create it inside a function"),
         )
     if isinstance(value, io.IOBase):
-        raise Refused(_("an open file has no stable identity"), _("keep its path, and open it where it is read"))
+        raise Refused(_("An open file has no stable identity"), _("keep its path, and open it where it is read"))
     if (hasattr(kind, "__next__") and not is_users_class(kind)) or isinstance(value, types.CoroutineType):
         raise Refused(
-            _("an iterator ({name}) is used up by being read", name=name),
+            _("An iterator ({name}) is used up by being read", name=name),
             _("make it a list, or a function that returns it"),
         )
 
 
 def _unstable(value: Any) -> Refused:
     return Refused(
-        _("a {name} has no stable identity", name=f"{type(value).__module__}.{type(value).__qualname__}"),
+        _("A {name} has no stable identity", name=f"{type(value).__module__}.{type(value).__qualname__}"),
         _("create it inside the function that uses it, or leave it out in __getstate__ of its class"),
     )

@@ -24,15 +24,21 @@ def canonical(values: Mapping[str, Any], *, ordered: Collection[str] = ()) -> di
     user's that is reached, once per text, and a hash over all arrays and tensors.
 
     Args:
-        ordered: paths of dicts in which the order means something, `layer_wise_lr_config.layer_rates`.
+        ordered: paths of dicts in which, and in whose dicts, the order means something:
+            `layer_wise_lr_config.layer_rates`.
 
     Raises:
         ConfigError: with every value that has no stable identity: locks, files, iterators, random generators.
     """
     walker = _Walker(ordered)
     for name in sorted(values):
-        walker.walk(name, values[name])
-    walker.walk_definitions()
+        try:
+            walker.walk(name, values[name])
+            walker.walk_definitions()
+        except RecursionError:
+            raise ConfigError(
+                _("The value is nested too deeply"), name, _("keep it flat, or let a function make it")
+            ) from None
     if walker.problems:
         raise ConfigError(problems=walker.problems)
     return dict(sorted(walker.flat.items()))
@@ -71,10 +77,11 @@ class _Walker:
             self._walk_parts(path, value)
 
     def walk_definitions(self) -> None:
-        self.code_sees = True
+        before, self.code_sees = self.code_sees, True
         while self.waiting:
             root, definition = self.waiting.popleft()
             self._take(root, define, definition)
+        self.code_sees = before
 
     def _root(self, path: str, definition: Any) -> str:
         """Return the name under which a definition stands; it is walked later, so calls may go in circles."""
@@ -129,9 +136,12 @@ class _Walker:
     def _dict(self, value: Mapping[Any, Any]) -> Made:
         items = [(key_text(key) if type(key) is str else f"[{self._text(key)}]", item) for key, item in value.items()]
         parts = sorted(items, key=lambda item: item[0])
-        if self.code_sees or self.open[id(value)] in self.ordered:
+        if self.code_sees or self._is_ordered(self.open[id(value)]):
             parts.append((".<order>", Leaf("order:" + json.dumps([text for text, _item in items]))))
         return Made(f"dict:{len(items)}", parts)
+
+    def _is_ordered(self, path: str) -> bool:
+        return any(path == one or path.startswith((f"{one}.", f"{one}[")) for one in self.ordered)
 
     def _text(self, value: Any) -> str:
         """Return one text for a value without a place of its own: a key, a member of a set."""
@@ -139,14 +149,21 @@ class _Walker:
         if leaf is not None:
             return leaf
         inner = _Walker()
-        inner.open, inner.code_sees, inner.problems = dict(self.open), self.code_sees, self.problems
+        inner.open, inner.code_sees = dict(self.open), self.code_sees
         inner.walk("", value)
         inner.walk_definitions()
+        for problem in inner.problems:
+            raise Refused(problem.what, problem.mend)
         return inner.flat[""] if len(inner.flat) == 1 else f"digest:{digest(inner.flat)}"
 
     def _where(self, path: str) -> str:
         """Return a path for a reader, with the setting through which a definition was reached."""
+        root, _colon, inner = path.partition(": ")
         setting = path
-        while (root := setting.partition(": ")[0].partition("(")[0]) in self.reached_from:
-            setting = self.reached_from[root]
-        return path if setting == path else _("{path}, reached from {setting}", path=path, setting=setting)
+        while (around := setting.partition(": ")[0].partition("(")[0]) in self.reached_from:
+            setting = self.reached_from[around]
+        if setting == path:
+            return path
+        owner = root.removeprefix("def ").removeprefix("class ")
+        place = _("{name} in {owner}", name=inner, owner=owner) if inner else owner
+        return _("{place}, reached from {setting}", place=place, setting=setting)

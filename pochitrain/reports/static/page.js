@@ -56,7 +56,7 @@ document.querySelectorAll("figure img").forEach(watch);
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-function colored(layout) {
+function themed(layout) {
   const colors = getComputedStyle(document.documentElement);
   const [ink, line] = [colors.getPropertyValue("--ink").trim(), colors.getPropertyValue("--line").trim()];
   const base = { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink, size: 12, family: getComputedStyle(document.body).fontFamily } };
@@ -72,7 +72,7 @@ const chartOptions = { displaylogo: false, responsive: true, modeBarButtonsToRem
 function drawCharts() {
   for (const [id, figure] of Object.entries(page.charts ?? {})) {
     const place = document.getElementById(id);
-    if (place) Plotly.react(place, figure.data, colored(figure.layout), chartOptions);
+    if (place) Plotly.react(place, figure.data, themed(figure.layout), chartOptions);
   }
 }
 

@@ -1,0 +1,353 @@
+"""`pochi check`: every image decoded and compared before a training believes in them."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.box import SIMPLE_HEAD
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pochitrain.config.loader import load_config
+from pochitrain.config.schema import Config
+from pochitrain.data.audit import (
+    Finding,
+    Step,
+    Survey,
+    Twins,
+    cropped,
+    describe,
+    duplicates,
+    lost_area,
+    small_classes,
+    survey,
+    twins,
+    unreadable,
+)
+from pochitrain.data.decode import decode_image, display_name
+from pochitrain.data.folder import ImageFolder, nested_roots, scan_folder
+from pochitrain.data.source import AUTO, find_images
+from pochitrain.data.table import is_table, read_table
+from pochitrain.durable import make_directory, remove, require_writable, write_text
+from pochitrain.errors import ConfigError, DataError, Problem
+from pochitrain.locale import _
+from pochitrain.reports.audit import THUMBNAIL, Pair, draw_balance, draw_pairs, draw_sizes, split_name, write_page
+from pochitrain.sinks.console import Log
+from pochitrain.tasks.prepare import task_name
+
+SHOWN_PAIRS = 40
+SAID_ERRORS = 20
+# Parts of a transform that leave the picture's frame as it is; after any other one nobody knows what a crop takes.
+_SAME_FRAME = {"ToTensor", "ToImage", "PILToTensor", "ToPILImage", "ToDtype", "ConvertImageDtype", "Grayscale", "RGB"}
+
+
+def run_check(path: Path, overrides: Mapping[str, Any], output: Path | None) -> bool:
+    """Look at every image of a config and write what is found; return whether a training could start.
+
+    Raises:
+        ConfigError: the config has a data set of its own.
+        DataError: no data folder can be listed.
+    """
+    config = load_config(path, overrides)
+    log = Log(config.log_level)
+    output = output or Path(config.work_dir, task_name(config), "check")
+    require_writable(output)
+    folders, findings = _folders(config)
+    surveys = _surveys(config, folders, log)
+    pairs = twins(surveys)
+    findings += _findings(config, surveys, pairs)
+    findings.sort(key=lambda finding: finding.severity)
+    _say_images(log, config, surveys)
+    _say_findings(log, findings)
+    _write(output, path, config, surveys, pairs, findings)
+    log.info(_("report   {path}", path=output / "report.html"))
+    log.info(_("list     {path}", path=output / "problems.csv"))
+    if pairs:
+        log.info(_("pairs    {path}", path=output / "pairs.png"))
+    return all(finding.severity != "error" for finding in findings)
+
+
+# ---- looking ----
+
+
+def _folders(config: Config) -> tuple[dict[str, ImageFolder], list[Finding]]:
+    """Return what can be listed, by split, and what is wrong with the rest."""
+    if config.dataset is not None or config.train_data_root is None:
+        raise ConfigError(
+            _("pochi check looks at image folders, and this config has a data set of its own"),
+            "dataset",
+            _("to look at the folder train_data_root all the same, add --set dataset=None"),
+        )
+    try:
+        train, val, notes = find_images(config)
+    except DataError as error:
+        return _what_can_be_listed(config, error)
+    folders = {"train": train} if val is None else {"train": train, "val": val}
+    return folders, [Finding("left_out", "warning", display_name(train.root), detail=note) for note in notes]
+
+
+def _what_can_be_listed(config: Config, error: DataError) -> tuple[dict[str, ImageFolder], list[Finding]]:
+    folders: dict[str, ImageFolder] = {}
+    problems: list[Problem] = []
+    for split, root in (("train", config.train_data_root), ("val", config.val_data_root)):
+        if root is None or root == AUTO:
+            continue
+        try:
+            folders[split] = read_table(root) if is_table(root) else scan_folder(root)
+        except DataError as reason:
+            problems += reason.problems
+    if not folders:
+        raise DataError(problems=problems)
+    kind = "folder" if problems else "classes"
+    return folders, [Finding(kind, "error", found.where, detail=found.what) for found in problems or error.problems]
+
+
+def _surveys(config: Config, folders: Mapping[str, ImageFolder], log: Log) -> list[Survey]:
+    with _progress(log, sum(len(folder.files) for folder in folders.values())) as advance:
+        try:
+            found = [survey(split, folder, _cache(config, split), advance) for split, folder in folders.items()]
+        except KeyboardInterrupt:
+            log.warning(_("stopped; the next check goes on from here"))
+            raise
+    for each in found:
+        for note in each.notes:
+            log.warning(note)
+    return found
+
+
+def _cache(config: Config, split: str) -> Path:
+    """Return where is kept what is known of a root: beside the experiments, for all configs that read it."""
+    root = config.train_data_root if split == "train" or config.val_data_root == AUTO else config.val_data_root
+    key = os.fsencode(os.path.realpath(root or "")) + (split.encode() if config.val_data_root == AUTO else b"")
+    return Path(config.work_dir, ".cache", "check", hashlib.sha256(key).hexdigest()[:16])
+
+
+@contextlib.contextmanager
+def _progress(log: Log, total: int) -> Iterator[Any]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    silent = not log.console.is_terminal or log.level > 1
+    with Progress(*columns, console=log.console, transient=True, disable=silent) as progress:
+        task = progress.add_task(_("images"), total=total)
+        yield lambda files: progress.advance(task, files)
+
+
+def _findings(config: Config, surveys: Sequence[Survey], pairs: Sequence[Twins]) -> list[Finding]:
+    found = []
+    if len(surveys) == 2 and config.val_data_root != AUTO and not is_table(config.val_data_root or ""):
+        train, val = (each.folder.root for each in surveys)
+        if nested := nested_roots(train, val):
+            found.append(Finding("nested", "warning", display_name(train), display_name(val), nested))
+    found += duplicates(pairs)
+    steps = crop_steps(config.val_transform)
+    for each in surveys:
+        found += unreadable(each, "error" if config.on_bad_image == "error" else "warning")
+        found += small_classes(each) + cropped(each, steps)
+    return found
+
+
+def crop_steps(transform: Any) -> list[Step]:
+    """Return the resizes and centre crops at the beginning of a transform, as far as they can be told."""
+    steps: list[Step] = []
+    for part in getattr(transform, "transforms", [transform]):
+        name = type(part).__name__
+        if name == "Resize" and getattr(part, "max_size", None) is None:
+            steps.append(("resize", _numbers(part.size)))
+        elif name == "CenterCrop":
+            steps.append(("crop", _pair(part.size)))
+        elif name == "ImageClassification":  # the transform that comes with torchvision's weights
+            return [*steps, ("resize", _numbers(part.resize_size)), ("crop", _pair(part.crop_size))]
+        elif name not in _SAME_FRAME:
+            break
+    return steps
+
+
+def _numbers(size: Any) -> tuple[int, ...]:
+    return (size,) if isinstance(size, int) else tuple(size)
+
+
+def _pair(size: Any) -> tuple[int, ...]:
+    numbers = _numbers(size)
+    return numbers if len(numbers) == 2 else numbers * 2
+
+
+# ---- telling ----
+
+
+def kind_name(kind: str) -> str:
+    """Return what a reader calls a kind of problem."""
+    return {
+        "folder": _("data folder that cannot be used"),
+        "classes": _("classes that differ"),
+        "unreadable": _("unreadable file"),
+        "empty_class": _("class without a readable image"),
+        "nested": _("folders inside each other"),
+        "left_out": _("left out"),
+        "leak": _("in training and in validation"),
+        "near_leak": _("almost the same in training and in validation"),
+        "two_classes": _("same picture in two classes"),
+        "duplicate": _("duplicate"),
+        "near_duplicate": _("almost a duplicate"),
+        "small_class": _("very small class"),
+        "crop": _("the crop takes much away"),
+    }[kind]
+
+
+def severity_name(severity: str) -> str:
+    return _("error") if severity == "error" else _("warning")
+
+
+def _kind_rows(findings: Sequence[Finding]) -> list[tuple[str, str, str]]:
+    counted = Counter((finding.kind, finding.severity) for finding in findings)
+    return [(kind_name(kind), severity_name(severity), f"{count:,}") for (kind, severity), count in counted.items()]
+
+
+def _data_table(surveys: Sequence[Survey]) -> tuple[list[str], list[list[str]]]:
+    """Return titles and rows of what is there: images, classes, sizes."""
+    titles = [_("data"), _("images"), _("classes"), _("per class"), _("smallest"), _("median"), _("largest")]
+    titles.append(_("width / height"))
+    rows = []
+    for each in surveys:
+        facts = each.facts[each.readable]
+        row = [split_name(each.split), f"{len(facts):,}", f"{len(each.folder.classes):,}"]
+        if len(facts):
+            counts = each.counts()
+            ordered = facts[np.argsort(facts["width"].astype(np.int64) * facts["height"], kind="stable")]
+            ratios = facts["width"] / facts["height"]
+            sizes = [f"{ordered[at]['width']} × {ordered[at]['height']}" for at in (0, len(facts) // 2, -1)]
+            row += [f"{min(counts):,} – {max(counts):,}", *sizes, f"{ratios.min():.2f} – {ratios.max():.2f}"]
+        rows.append(row + [""] * (len(titles) - len(row)))
+    return titles, rows
+
+
+def _crop_line(config: Config, surveys: Sequence[Survey]) -> str:
+    """Return what the crop of val_transform takes away, "" when there is none that can be told."""
+    steps = crop_steps(config.val_transform)
+    facts = np.concatenate([each.facts[each.readable] for each in surveys])
+    if not len(facts) or all(kind != "crop" for kind, _size in steps):
+        return ""
+    lost = 100 * lost_area(facts["width"], facts["height"], steps)
+    median, worst = float(np.median(lost)), float(lost.max())
+    return _(
+        "val_transform cuts off {median:.0f} % of the image area (median), {worst:.0f} % at worst",
+        median=median,
+        worst=worst,
+    )
+
+
+def _say_images(log: Log, config: Config, surveys: Sequence[Survey]) -> None:
+    titles, rows = _data_table(surveys)
+    table = Table(box=SIMPLE_HEAD)
+    for title in titles:
+        table.add_column(title, justify="left" if title == titles[0] else "right")
+    for row in rows:
+        table.add_row(*row)
+    log.table(table)
+    if line := _crop_line(config, surveys):
+        log.info(line)
+
+
+def _say_findings(log: Log, findings: Sequence[Finding]) -> None:
+    errors = [finding for finding in findings if finding.severity == "error"]
+    for finding in errors[:SAID_ERRORS]:
+        log.info(f"{kind_name(finding.kind)}: {finding.file}: {finding.detail}")
+    if len(errors) > SAID_ERRORS:
+        log.info(_("and {count} more", count=len(errors) - SAID_ERRORS))
+    if findings:
+        table = Table(_("problem"), _("severity"), box=SIMPLE_HEAD)
+        table.add_column(_("number"), justify="right")
+        for row in _kind_rows(findings):
+            table.add_row(*row, style="red" if row[1] == severity_name("error") else "yellow")
+        log.table(table)
+    log.info(_verdict(findings))
+
+
+def _verdict(findings: Sequence[Finding]) -> str:
+    errors = sum(finding.severity == "error" for finding in findings)
+    if not findings:
+        return _("Nothing is wrong with the images.")
+    return _("{errors} errors, {warnings} warnings", errors=errors, warnings=len(findings) - errors)
+
+
+# ---- writing ----
+
+
+def _write(
+    output: Path,
+    path: Path,
+    config: Config,
+    surveys: Sequence[Survey],
+    pairs: Sequence[Twins],
+    findings: Sequence[Finding],
+) -> None:
+    make_directory(output)
+    write_text(output / "problems.csv", problems_csv(findings), sync=False)
+    plots = {}
+    shown = [each for each in surveys if len(each.readable)]
+    if shown:
+        counts = {each.split: dict(zip(each.folder.classes, each.counts(), strict=True)) for each in shown}
+        sizes = {each.split: np.stack([each.facts[side][each.readable] for side in ("width", "height")], 1) for each in shown}
+        draw_balance(counts, output / "balance.png")
+        draw_sizes(sizes, output / "sizes.png")
+        plots = {output / "balance.png": _("Images per class"), output / "sizes.png": _("Image sizes")}
+    sheet = _sheet(pairs)
+    if sheet:
+        draw_pairs(sheet, output / "pairs.png")
+    else:
+        remove(output / "pairs.png")  # an earlier check's
+    named = [(kind_name(f.kind), severity_name(f.severity), f.file, f.other, f.detail) for f in findings]
+    header = [display_name(path), _verdict(findings), _crop_line(config, surveys)]
+    write_page(
+        output / "report.html",
+        header=" · ".join(filter(None, header)),
+        kinds=_kind_rows(findings),
+        splits=_data_table(surveys),
+        plots=plots,
+        pairs=sheet,
+        more_pairs=len(pairs) - len(sheet),
+        findings=named,
+    )
+
+
+def problems_csv(findings: Sequence[Finding]) -> str:
+    """Return the findings as CSV. It begins with a byte order mark: without one, Excel takes Japanese for another code."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["kind", "severity", "file", "other_file", "detail"])
+    writer.writerows((f.kind, f.severity, f.file, f.other, f.detail) for f in findings)
+    return "\ufeff" + text.getvalue()
+
+
+def _sheet(pairs: Sequence[Twins]) -> list[Pair]:
+    """Return the pairs that are shown: leaks first, then pictures in two classes."""
+    ranked = sorted(pairs, key=lambda pair: (not pair.leak, pair.first.class_name == pair.second.class_name))
+    chosen = ranked[:SHOWN_PAIRS]
+    with ThreadPoolExecutor() as pool:
+        pictures = list(pool.map(_thumbnail, (picture.path for pair in chosen for picture in pair[:2])))
+    return [
+        Pair(
+            kind_name(_kind(pair)),
+            describe(pair),
+            (display_name(pair.first.path), display_name(pair.second.path)),
+            (pictures[2 * at], pictures[2 * at + 1]),
+        )
+        for at, pair in enumerate(chosen)
+    ]
+
+
+def _thumbnail(path: str) -> Image.Image:
+    image = decode_image(path)
+    if (factor := THUMBNAIL // max(image.size)) > 1:
+        return image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return image
