@@ -1,6 +1,7 @@
 """A config is one Python file. `uv run pochi train` runs this one; copy it and change two paths for your own images.
 
-設定は 1 つの Python ファイルです. `uv run pochi train` でこのまま訓練できます. 自分の画像にはコピーして 2 つのパスを変えてください.
+設定は 1 つの Python ファイルです. `uv run pochi train` でこのまま訓練できます.
+自分の画像で訓練するには, コピーして 2 つのパスを書き換えてください.
 """
 
 from torchvision import transforms
@@ -11,12 +12,12 @@ from pochitrain import digits_folder
 # One folder per class / クラスごとに 1 フォルダー:  data/train/cat/*.jpg  data/train/dog/*.jpg  data/val/cat/*.jpg …
 # For your own images / 自分の画像では:
 #   train_data_root = "data/train"
-#   val_data_root = "data/val"
+#   val_data_root = "data/val"  # "auto": a part of the training images / 訓練データの一部
 sample = digits_folder("data/digits")  # scikit-learn's handwritten digits, written once as PNG files
 train_data_root = str(sample / "train")
-val_data_root = str(sample / "val")  # None: train without validation / 検証なし
+val_data_root = str(sample / "val")  # None: no validation / 検証なし
 batch_size = 64
-num_workers = 0  # processes that load images; try half of your CPU cores / CPU コア数の 1/2〜1 倍
+num_workers = 0  # processes that load images; try half to all of your CPU cores / CPU コア数の 1/2〜1 倍
 # on_bad_image = "skip"  # leave unreadable images out instead of stopping / 読めない画像を除外
 
 # ---------------------------------------------------------------- Model / モデル
@@ -27,10 +28,10 @@ pretrained = False  # True: start from ImageNet weights (best for photographs) /
 # ---------------------------------------------------------------- Training / 訓練
 epochs = 8  # raise it later: the run continues / 後で増やすと続きから訓練
 learning_rate = 0.002
-optimizer = "AdamW"  # "Adam", "AdamW", "SGD"
+optimizer = "AdamW"  # "Adam", "AdamW", "SGD", or a function of your own / 自作の関数も可
 # optimizer_params = {"weight_decay": 0.05}
 scheduler = "CosineAnnealingLR"
-scheduler_params = {"T_max": 8}
+scheduler_params = {"T_max": 8}  # as many as epochs / 通常は epochs と同じ値
 # scheduler = "StepLR"; scheduler_params = {"step_size": 30, "gamma": 0.1}
 # scheduler = "MultiStepLR"; scheduler_params = {"milestones": [30, 60, 90], "gamma": 0.1}
 # scheduler = "ExponentialLR"; scheduler_params = {"gamma": 0.95}
@@ -77,7 +78,7 @@ val_transform = transforms.Compose(
 # ---------------------------------------------------------------- Layer-wise learning rates / 層別学習率
 enable_layer_wise_lr = False
 layer_wise_lr_config = {
-    "layer_rates": {  # pattern → rate; the first match wins; 0 freezes / パターン → 学習率. 先に書いたものが優先. 0 は凍結
+    "layer_rates": {  # pattern → rate; the first match wins; 0 freezes / 先に書いたものが優先. 0 は凍結
         "conv1": 0.0001,
         "bn1": 0.0001,
         "layer1": 0.0002,
@@ -93,7 +94,7 @@ layer_wise_lr_config = {
 early_stopping = {
     "enabled": False,
     "patience": 30,
-    "min_delta": 3.0,  # percent points / パーセントポイント; 0.0: any gain counts
+    "min_delta": 3.0,  # percent points; 0.0: any gain counts / パーセントポイント. 0.0 なら少しでも良くなれば改善
     "monitor": "val_accuracy",  # or "val_loss"; also decides which epoch is best / 最良エポックの基準
 }
 
@@ -123,9 +124,9 @@ confusion_matrix_config = {
 }
 
 # ---------------------------------------------------------------- Machine / 実行環境
-device = None  # None: GPU when there is one; "cpu", "cuda", "cuda:1", "mps"
+device = None  # None: GPU when there is one / 自動選択; "cpu", "cuda", "cuda:1", "mps"
 precision = "auto"  # "fp32", "bf16", "fp16"
-cudnn_benchmark = False  # True: faster on a GPU for images of one size, no longer bit-reproducible
+cudnn_benchmark = False  # True: faster on a GPU, no longer bit-reproducible / 高速だがビット単位の再現性はなくなる
 
 # ---------------------------------------------------------------- Optuna
 optuna = {

@@ -57,6 +57,21 @@ def train(
     run_train(config, overrides, restart=restart, strict_env=strict_env)
 
 
+@app.command("check", help=_("Look at every image: unreadable, twice there, in training and validation, cropped."))
+def check_images(
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_: SetOption = None,
+    output: Annotated[
+        Path | None, typer.Option(help=_("Where the report goes; work_dirs/<task>/check by default."))
+    ] = None,
+    debug: DebugOption = False,
+) -> None:
+    from pochitrain.tasks.check import run_check
+
+    if not run_check(config, _overrides(set_), output):
+        raise typer.Exit(3)
+
+
 @config_app.command(help=_("Show every resolved setting as a tree."))
 def show(config: ConfigOption = DEFAULT_CONFIG, set_: SetOption = None, debug: DebugOption = False) -> None:
     from pochitrain.tasks.config import show_config

@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# On images of 8 × 8 pixels two threads mostly wait for each other, and so do the tests of two processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 TINY = """
 import torch
 from torch import nn

@@ -28,6 +28,7 @@ from pochitrain.config.fields import (
     plain,
     setting,
 )
+from pochitrain.config.search import Optuna, search_problems
 from pochitrain.errors import Problem
 from pochitrain.locale import _
 
@@ -122,34 +123,6 @@ class ConfusionMatrix(Settings):
         [8, 6], en="Width and height of the figure in inches.", ja="図のサイズ (幅, 高さ. インチ).", identity=False
     )
     cmap: str = setting("Blues", en="Name of a matplotlib colour map.", ja="matplotlib カラーマップ名.", identity=False)
-
-
-class Optuna(Settings):
-    study_name: str = setting("pochitrain_optimization", en="Name of the study.", ja="Study 名.", identity=False)
-    direction: Literal["maximize", "minimize"] = setting(
-        "maximize",
-        en="maximize: best accuracy; minimize: lowest loss.",
-        ja="最適化方向 (maximize: 精度最大化, minimize: 損失最小化).",
-        identity=False,
-    )
-    n_trials: Int = setting(20, en="Number of trials in total.", ja="試行回数の合計.", identity=False, ge=1)
-    n_jobs: Int = setting(1, en="Worker processes.", ja="並列ジョブ数.", identity=False, ge=1)
-    optuna_epochs: Int = setting(10, en="Epochs of a trial.", ja="最適化時のエポック数.", identity=False, ge=1)
-    sampler: Literal["TPESampler", "RandomSampler", "CmaEsSampler", "GridSampler"] = setting(
-        "TPESampler", en="How values are suggested.", ja="サンプラー.", identity=False
-    )
-    pruner: (
-        Literal["MedianPruner", "PercentilePruner", "SuccessiveHalvingPruner", "HyperbandPruner", "NopPruner"] | None
-    ) = setting("MedianPruner", en="How hopeless trials are ended early.", ja="プルーナー.", identity=False)
-    storage: str | None = setting(
-        None,
-        en="Database URL that keeps the study; None: in memory.",
-        ja="探索結果を保存する DB の URL. None はメモリ内のみ.",
-        identity=False,
-    )
-    search_space: dict[str, dict[str, Any]] = setting(
-        {}, en="Setting → range to search.", ja="探索空間. 設定名 → 範囲.", identity=False
-    )
 
 
 class Config(Settings):
@@ -424,7 +397,7 @@ def cross_problems(config: Config) -> list[Problem]:
         and len(config.class_weights) != config.num_classes
     ):
         problems.append(class_weights_problem(len(config.class_weights), config.num_classes))
-    return problems
+    return problems + search_problems(config.optuna)
 
 
 def class_weights_problem(given: int, classes: int) -> Problem:

@@ -1,4 +1,4 @@
-"""Whose code is it, and what is its text: the user's own modules, functions and classes as syntax trees."""
+"""Whose code is it, and what is its text: the user's own modules, and their functions as syntax trees."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def is_user_namespace(namespace: Mapping[str, Any]) -> bool:
     """Tell the same of a module's dictionary, which is what a function knows of its module (`__globals__`)."""
     if "__pochi_source__" in namespace:
         return True
-    name = namespace.get("__name__") or ""
-    if name in sys.builtin_module_names or getattr(namespace.get("__spec__"), "origin", None) in ("built-in", "frozen"):
-        return False
     for file in (namespace.get("__file__"), *namespace.get("__path__", ())):
         if file and (in_library := _in_library(file)) is not None:
             return not in_library
+    name = namespace.get("__name__") or ""
+    if name in sys.builtin_module_names or getattr(namespace.get("__spec__"), "origin", None) in ("built-in", "frozen"):
+        return False
     # A module without a file is as much the user's as the package that it is in (`torch.ops`); a notebook has neither.
     package = sys.modules.get(name.partition(".")[0])
     if package is not None and "." in name:
@@ -109,7 +109,7 @@ def parse(text: str) -> Tree:
     """Return the tree of a text; one text is parsed once.
 
     Raises:
-        NoSource: there is no text, or it is no longer the Python that was imported.
+        NoSource: it is no longer the Python that was imported.
     """
     try:
         with warnings.catch_warnings():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +66,8 @@ class Survey:
         return [found[label] for label in range(len(self.folder.classes))]
 
 
-class Picture(NamedTuple):
+@dataclass(frozen=True)
+class Picture:
     """One readable file."""
 
     survey: Survey
@@ -103,6 +104,10 @@ class Twins(NamedTuple):
     def leak(self) -> bool:
         return self.first.split != self.second.split
 
+    @property
+    def kind(self) -> str:
+        return ("" if self.exact else "near_") + ("leak" if self.leak else "duplicate")
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -125,15 +130,16 @@ def survey(split: str, folder: ImageFolder, cache: Path, advance: Callable[[int]
     also when this is interrupted.
 
     Args:
-        cache: a file that is created; a damaged one is written anew.
+        cache: a file for all that is below `folder.root`; it is created, and a damaged one is written anew.
         advance: is told how many more files are done.
     """
     facts = np.zeros(len(folder.files), RECORD)
     known = _remembered(cache)
-    stamps = [_stamp(folder.path(index)) for index in range(len(folder.files))]
+    names = [os.fsencode(name) for name in folder.files]
+    stamps = [_stamp(folder.path(index)) for index in range(len(names))]
     new = []
-    for index, (name, stamp) in enumerate(zip(folder.files, stamps, strict=True)):
-        row = known.get(os.fsencode(name))
+    for index, (name, stamp) in enumerate(zip(names, stamps, strict=True)):
+        row = known.get(name)
         if row is not None and (row["bytes"], row["mtime_ns"]) == stamp:
             facts[index] = row
         else:
@@ -147,9 +153,10 @@ def survey(split: str, folder: ImageFolder, cache: Path, advance: Callable[[int]
                 reasons[index] = found
             else:
                 facts[index] = (*stamps[index], *found)
+                known[names[index]] = facts[index]
     finally:
         if len(new) > len(reasons):
-            notes += _remember(cache, folder, facts)
+            notes += _remember(cache, known, folder)
     return Survey(split, folder, facts, reasons, tuple(notes))
 
 
@@ -205,11 +212,12 @@ def _remembered(cache: Path) -> dict[bytes, np.void]:
     return dict(zip(names, np.frombuffer(payload, RECORD, offset=names_end), strict=True))
 
 
-def _remember(cache: Path, folder: ImageFolder, facts: Facts) -> list[str]:
-    """Write the records of the readable files; return a sentence when that fails: the check does not depend on it."""
-    known = np.flatnonzero(facts["width"])
-    names = b"\0".join(os.fsencode(folder.files[index]) for index in known)
-    payload = len(names).to_bytes(8, "little") + names + facts[known].tobytes()
+def _remember(cache: Path, known: Mapping[bytes, np.void], folder: ImageFolder) -> list[str]:
+    """Write the records of all files that are still there; return a sentence if that fails: the check goes on."""
+    here = set(map(os.fsencode, folder.files))
+    kept = [name for name in known if name in here or os.path.exists(os.path.join(os.fsencode(folder.root), name))]
+    names = b"\0".join(kept)
+    payload = len(names).to_bytes(8, "little") + names + np.array([known[name] for name in kept], RECORD).tobytes()
     try:
         make_directory(cache.parent)
         write_durably(cache, [_MAGIC + hashlib.sha256(payload).digest(), payload], sync=False)
@@ -305,9 +313,8 @@ def duplicates(pairs: Iterable[Twins]) -> list[Finding]:
     """Return a finding for each pair, and another one where its files are in two classes."""
     found = []
     for pair in pairs:
-        kind = ("" if pair.exact else "near_") + ("leak" if pair.leak else "duplicate")
         files = display_name(pair.first.path), display_name(pair.second.path)
-        found.append(Finding(kind, "warning", *files, describe(pair)))
+        found.append(Finding(pair.kind, "warning", *files, describe(pair)))
         if pair.first.class_name != pair.second.class_name:
             names = f"{pair.first.class_name} | {pair.second.class_name}"
             found.append(Finding("two_classes", "warning", *files, names))
@@ -318,20 +325,14 @@ def describe(pair: Twins) -> str:
     """Return how two files with one picture differ."""
     if pair.exact:
         return _("the same bytes")
-    words = [_("likeness {percent:.1f} %", percent=100 - 50 * pair.distance**2)]  # the cosine
+    words = []
     if pair.turn:
-        words.append(
-            {
-                1: _("mirrored top to bottom"),
-                2: _("mirrored left to right"),
-                3: _("turned by 180°"),
-                5: _("turned by 90°"),
-                6: _("turned by 90°"),
-            }.get(pair.turn, _("turned by 90° and mirrored"))
-        )
+        quarter = _("turned by 90° and mirrored") if pair.turn in (4, 7) else _("turned by 90°")
+        mirrored = {1: _("mirrored top to bottom"), 2: _("mirrored left to right"), 3: _("turned by 180°")}
+        words.append(mirrored.get(pair.turn, quarter))
     if pair.first.size != pair.second.size:
-        words.append(" → ".join("{} × {}".format(*picture.size) for picture in (pair.first, pair.second)))
-    return ", ".join(words)
+        words.append("{} × {} → {} × {}".format(*pair.first.size, *pair.second.size))
+    return ", ".join([*words, _("likeness {percent:.1f} %", percent=100 - 50 * pair.distance**2)])  # the cosine
 
 
 def lost_area(widths: npt.NDArray[Any], heights: npt.NDArray[Any], steps: Sequence[Step]) -> npt.NDArray[np.float64]:

@@ -1,9 +1,9 @@
 """When two files show one picture: resized, saved again, made brighter, turned or mirrored.
 
 A picture becomes the 64 lowest coefficients of its cosine transform, as in a perceptual hash, but with their values
-instead of one bit each. Each is weighted by its frequency: natural images have amplitudes of 1 / frequency (D. J. Field,
-J. Opt. Soc. Am. A 4, 1987), so that every coefficient then says as much as any other. Of unit length, two pictures that
-have nothing in common are √2 apart. Turning and mirroring a picture only changes signs and swaps rows and columns.
+instead of one bit each. They are weighted by frequency: natural images have amplitudes of 1 / frequency (D. J. Field,
+J. Opt. Soc. Am. A 4, 1987), and so each coefficient says as much as any other. Of unit length, two pictures that have
+nothing in common are √2 apart. Turning and mirroring a picture only changes signs and swaps rows and columns.
 """
 
 from __future__ import annotations
@@ -41,8 +41,10 @@ def signature(image: Image.Image) -> Floats:
 
 
 def turned(signatures: Floats, turn: int) -> Floats:
-    """Return the signatures (…, 8, 8) of the pictures mirrored along the diagonal (4), top to bottom (1), left to right
-    (2), in this order; `turn` is the sum of those wanted, from 0 (as it is) to 7. 3 is a half turn, 5 and 6 are quarters.
+    """Return the signatures (…, 8, 8) of the same pictures turned or mirrored.
+
+    `turn` is the sum of 4 (mirrored along the diagonal, first of all), 1 (top to bottom) and 2 (left to right): 0 is
+    the picture as it is, 3 half a turn, 5 and 6 a quarter.
     """
     if turn & 4:
         signatures = np.swapaxes(signatures, -1, -2)

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pochitrain.data.loaders import Failure, Loader, Samples
+from pochitrain.engine.run import PRECISIONS
+from pochitrain.errors import DataError, OutOfMemoryError
+from pochitrain.locale import _
 
 
 @dataclass(frozen=True)
 class Predictions:
     """The answers of a model for N images of K classes, unreadable images left out."""
 
-    paths: tuple[str, ...]
+    paths: tuple[str, ...]  # as they can be opened; "sample 3" in a data set of the user's
     labels: NDArray[np.int64] | None  # (N,) true classes as indices into `classes`; None when nobody knows them
     logits: NDArray[np.float32]  # (N, K)
     probabilities: NDArray[np.float64]  # (N, K), softmax of logits / temperature
@@ -38,3 +49,161 @@ class Predictions:
         true = np.take_along_axis(self.probabilities, self.labels[:, None], axis=1)[:, 0]
         losses: NDArray[np.float64] = -np.log(np.maximum(true, np.finfo(np.float64).tiny))
         return losses
+
+
+def predict(
+    model: nn.Module,
+    classes: Sequence[str],
+    items: Sequence[str] | Any,
+    labels: Sequence[int] | None,
+    transform: Callable[[Any], Any],
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    precision: str,
+    temperature: float = 1.0,
+    tta: bool = False,
+    channels_last: bool | None = None,
+    seed: int = 0,
+    timeout_seconds: int = 300,
+    tick: Callable[[int, int, int], None] = lambda step, steps, images: None,
+) -> Predictions:
+    """Return the model's answers; the model is moved to the device and left in evaluation mode.
+
+    An image that cannot be read is left out and listed. The arithmetic is that of the validation while training, so
+    the same images in batches of the same size give the same answers to the bit.
+
+    Args:
+        items: paths; or a data set of the user's that gives (image, label), which then is where the labels come from.
+        labels: of paths, None when they are not known.
+        tta: average the logits of each image and of its mirror image (left and right exchanged).
+        channels_last: memory layout; None: where it helps.
+        seed: that of the training; a transform that draws random numbers draws the same ones again.
+        tick: called after each batch with (step, steps, images so far).
+
+    Raises:
+        DataError: no image can be read, the images do not stack, or the model gives numbers that are not finite.
+        OutOfMemoryError: a batch does not fit.
+    """
+    started = time.perf_counter()
+    channels_last = device.type != "mps" if channels_last is None else channels_last
+    own = not isinstance(items, list | tuple)
+    samples = Samples(Numbered(items) if own else items, None if own else range(len(items)), transform, seed, "val")
+    loader = Loader(
+        samples,
+        batch_size=batch_size,
+        shuffle=False,
+        workers=workers,
+        pin_memory=device.type == "cuda",
+        timeout_seconds=timeout_seconds,
+        skip_failures=True,
+    )
+    model = model.to(device).eval()
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    outputs, numbers = [], []
+    count = 0
+    for step, (images, number) in enumerate(loader.epoch(1), start=1):
+        if len(number):
+            outputs.append(_logits(model, images, device, precision, tta, channels_last))
+            numbers.append(number)
+        count += len(number)
+        tick(step, len(loader), count)
+    number = torch.cat(numbers).numpy() if numbers else np.empty(0, dtype=np.int64)
+    own_labels, number = np.divmod(number, len(samples)) if own else (None, number)
+    broken = _broken(loader, number)
+    if not len(number):
+        raise _nothing_readable(broken)
+    logits = torch.cat(outputs).cpu().numpy()  # the one wait for the device
+    paths = tuple(samples.name(index) for index in number.tolist())
+    _check_finite(logits, paths, precision)
+    return Predictions(
+        paths=paths,
+        labels=own_labels if own else None if labels is None else np.asarray(labels, dtype=np.int64)[number],
+        logits=logits,
+        probabilities=softmax(logits, temperature),
+        classes=tuple(classes),
+        broken=broken,
+        seconds=time.perf_counter() - started,
+        precision=precision,
+    )
+
+
+def softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> NDArray[np.float64]:
+    """Return the probabilities (N, K) of logits / temperature, in float64."""
+    scaled = logits.astype(np.float64) / temperature
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+class Numbered:
+    """A user's data set whose labels also say which sample it is: label × length + index.
+
+    So a batch in which unreadable samples are missing still tells which ones it holds.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image, label = self.dataset[index]
+        return image, int(label) * len(self.dataset) + index
+
+
+@torch.inference_mode()
+def _logits(
+    model: nn.Module, images: Tensor, device: torch.device, precision: str, tta: bool, channels_last: bool
+) -> Tensor:
+    """Return the logits (n, K) in fp32, on the device."""
+    alone = len(images) == 1
+    if alone:  # kernels for a single image round differently: it gets company, and is the same in every batch
+        images = images.repeat(2, 1, 1, 1)
+    layout = torch.channels_last if channels_last else torch.preserve_format
+    dtype = PRECISIONS[precision]
+    try:
+        images = images.to(device, non_blocking=True, memory_format=layout)
+        with nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype):
+            logits: Tensor = model(images).float()
+            if tta:
+                logits = (logits + model(images.flip(-1)).float()) / 2
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemoryError(
+            _("The memory of {device} does not hold a batch of {size} images", device=device, size=len(images)),
+            "--batch-size",
+            _("try --batch-size {half}", half=max(len(images) // 2, 1)),
+        ) from error
+    return logits[:1] if alone else logits
+
+
+def _broken(loader: Loader, read: NDArray[np.int64]) -> tuple[tuple[str, str], ...]:
+    """Return name and reason of the samples that are missing among those `read`."""
+    samples = loader.samples
+    missing = np.setdiff1d(np.arange(len(samples)), read).tolist()
+    found = [(samples.name(index), samples[(1, index)]) for index in missing]
+    again = _("it could be read at a second attempt only")
+    return tuple((name, sample.reason if isinstance(sample, Failure) else again) for name, sample in found)
+
+
+def _nothing_readable(broken: Sequence[tuple[str, str]], shown: int = 10) -> DataError:
+    lines = [f"{path}: {reason}" for path, reason in broken[:shown]]
+    more = [_("and {count} more", count=len(broken) - shown)] if len(broken) > shown else []
+    return DataError(
+        _("None of the {count} images can be read", count=len(broken)),
+        "\n    ".join([*lines, *more]),
+        _("give images (JPEG, PNG, BMP, GIF, TIFF, WebP)"),
+    )
+
+
+def _check_finite(logits: NDArray[np.float32], paths: Sequence[str], precision: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+    if len(bad):
+        raise DataError(
+            _("The model gives numbers that are not finite for {count} images", count=len(bad)),
+            paths[bad[0]],
+            _("precision is {precision}; a model trained in fp32 or bf16 has a wider range", precision=precision),
+        )

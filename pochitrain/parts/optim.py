@@ -82,18 +82,28 @@ def _governs(expression: re.Pattern[str], name: str) -> bool:
 
 
 def parameter_groups(model: nn.Module, config: Config) -> list[dict[str, Any]]:
-    """Return torch's parameter groups; with layer-wise rates each has its pattern as `name`. A rate of 0 freezes."""
-    if not config.enable_layer_wise_lr:
-        return [{"params": [p for p in model.parameters() if p.requires_grad]}]
-    parameters = dict(model.named_parameters())
-    groups = []
-    for group in layer_groups(model, config):
-        members = [parameters[name] for name in group.names]
-        if group.rate == 0:
-            for parameter in members:
-                parameter.requires_grad_(False)
-        groups.append({"params": members, "lr": group.rate, "name": group.pattern})
-    return groups
+    """Return torch's parameter groups; with layer-wise rates each has its pattern as `name`. A rate of 0 freezes.
+
+    Raises:
+        ConfigError: a pattern matches nothing, or no parameter is left to train.
+    """
+    groups: list[dict[str, Any]] = []
+    if config.enable_layer_wise_lr:
+        parameters = dict(model.named_parameters())
+        for group in layer_groups(model, config):
+            members = [parameters[name] for name in group.names]
+            if group.rate == 0:
+                for parameter in members:
+                    parameter.requires_grad_(False)
+            groups.append({"params": members, "lr": group.rate, "name": group.pattern})
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise ConfigError(
+            _("Nothing is left to train: every parameter is frozen"),
+            "layer_wise_lr_config.layer_rates" if groups else "model",
+            _("give at least one layer a rate above 0") if groups else _("leave requires_grad on for some parameters"),
+        )
+    return groups or [{"params": trained}]
 
 
 def build_optimizer(config: Config, groups: Iterable[dict[str, Any]]) -> Optimizer:

@@ -1,4 +1,4 @@
-"""What `pochi check` shows: how many images of each class, how large, and which of them are there twice."""
+"""What `pochi check` shows: how many images each class has, and which of them are there twice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.lines import Line2D
-from numpy.typing import NDArray
 from PIL import Image
 
 from pochitrain.durable import write_text
@@ -26,13 +25,11 @@ from pochitrain.reports.style import (
     draw_legend,
     font,
     line_height,
-    log_locator,
     new_figure,
     readable,
     save_figure,
     shorten,
     style_axes,
-    write_number,
 )
 
 COLORS = {"train": BLUE, "val": VERMILION}
@@ -49,6 +46,11 @@ class Pair(NamedTuple):
     detail: str
     names: tuple[str, str]
     pictures: tuple[Image.Image, Image.Image]
+
+
+class Table(NamedTuple):
+    titles: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 def split_name(split: str) -> str:
@@ -72,28 +74,8 @@ def draw_balance(counts: Mapping[str, Mapping[str, int]], path: Path) -> None:
     axes.set_yticks(places[::step], names, fontsize=9, parse_math=False)
     axes.set_ylim(len(classes) - 0.5, -0.5)
     axes.set_xlabel(_("Images"), fontsize=10, **TEXT)
-    draw_legend(axes, _keys(counts))
-    save_figure(figure, path)
-
-
-def draw_sizes(sizes: Mapping[str, NDArray[np.int32]], path: Path) -> None:
-    """Draw split → (n, 2) widths and heights as points, the larger the more images have that size."""
-    figure = new_figure(8, 5)
-    axes = figure.add_subplot()
-    style_axes(axes, title=_("Image sizes"), ylabel=_("Height (pixels)"), legend_above=True)
-    everything = np.concatenate(list(sizes.values()))
-    for split, pixels in sizes.items():
-        distinct, times = np.unique(pixels, axis=0, return_counts=True)
-        area = 20 + 180 * times / len(everything)
-        axes.scatter(distinct[:, 0], distinct[:, 1], area, COLORS[split], alpha=0.5, linewidths=0)
-    for axis, values in ((axes.xaxis, everything[:, 0]), (axes.yaxis, everything[:, 1])):
-        low, high = values.min() / 1.3, values.max() * 1.3
-        axis.axes.set(**{f"{axis.axis_name}scale": "log", f"{axis.axis_name}lim": (low, high)})
-        axis.set_major_locator(log_locator(low, high))
-        axis.set_major_formatter(write_number)
-        axis.set_minor_formatter("")
-    axes.set_xlabel(_("Width (pixels)"), fontsize=10, **TEXT)
-    draw_legend(axes, _keys(sizes))
+    keys = [Line2D([], [], color=COLORS[it], marker="s", linestyle="none", label=split_name(it)) for it in counts]
+    draw_legend(axes, keys)
     save_figure(figure, path)
 
 
@@ -110,7 +92,7 @@ def draw_pairs(pairs: Sequence[Pair], path: Path) -> None:
         top = full_height - gap - number // columns * (height + gap)
         for at, picture in enumerate(pair.pictures):
             x = round((left + at * (side + 0.04)) * DPI)
-            figure.figimage(np.asarray(picture), x, round(top * DPI) - picture.height, origin="upper")
+            figure.figimage(np.asarray(picture), x, round((top - side) * DPI), origin="upper")
         for line, words in enumerate((pair.title, pair.detail, *pair.names)):
             shown = shorten(readable(words), 7, width)
             y = (top - side - 0.03 - line * line_height(7)) / full_height
@@ -123,52 +105,46 @@ def write_page(
     path: Path,
     *,
     header: str,
-    kinds: Sequence[Sequence[str]],
-    splits: tuple[Sequence[str], Sequence[Sequence[str]]],
-    plots: Mapping[Path, str],
+    kinds: Table,
+    data: Table,
+    balance: Path | None,
     pairs: Sequence[Pair],
     more_pairs: int,
-    findings: Sequence[Sequence[str]],
+    findings: Table,
 ) -> None:
     """Write the report as one HTML page that needs no other file.
 
     Args:
-        kinds: (problem, severity, number) of each kind of problem.
-        splits: titles and rows of the table of the data.
-        plots: picture → what it shows.
+        kinds: the number of problems of each kind.
+        data: what there is, a column for each split.
+        balance: the picture of `draw_balance`.
         more_pairs: how many there are beside `pairs`.
-        findings: (problem, severity, file, other file, detail) of each problem.
+        findings: every problem.
     """
-    problem, severity, file = _("problem"), _("severity"), _("file")
-    sections = []
-    if kinds:
-        columns = [html.Column(problem), html.Column(severity), html.Column(_("number"), number=True)]
-        sections.append(html.section(_("Problems"), html.table(columns, kinds)))
-    titles, rows = splits
-    drawn = "".join(_plot(plot, alt) for plot, alt in plots.items())
-    sections.append(html.section(_("Images"), html.table([html.Column(title) for title in titles], rows), drawn))
+    sections = [html.section(_("Images"), _table(data), _plot(balance) if balance else "")]
+    if kinds.rows:
+        sections.insert(0, html.section(_("Problems"), _table(kinds)))
     if pairs:
         note = _("{count} more pairs are in problems.csv.", count=more_pairs) if more_pairs else ""
-        gallery = f'<div class="gallery">{"".join(map(_figure, pairs))}</div>'
+        wide = "grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr))"
+        gallery = f'<div class="gallery" style="{wide}">{"".join(map(_figure, pairs))}</div>'
         sections.append(html.section(_("The same picture more than once"), gallery, note=note))
-    if findings:
-        note = _("The first {count}; problems.csv has all.", count=LISTED) if len(findings) > LISTED else ""
-        columns = [html.Column(title) for title in (problem, severity, file, _("other file"), _("detail"))]
-        listed = html.table(columns, findings[:LISTED], sortable=True)
-        sections.append(html.section(_("All problems"), listed, note=note))
+    if findings.rows:
+        listed = Table(findings.titles, findings.rows[:LISTED])
+        more = len(findings.rows) > LISTED
+        note = _("The first {count}; problems.csv has all.", count=LISTED) if more else ""
+        sections.append(html.section(_("All problems"), _table(listed), note=note))
     write_text(path, html.page(_("Check of the images"), sections, header=f"<p>{html.escape(header)}</p>"), sync=False)
 
 
-def _keys(splits: Mapping[str, object]) -> list[Line2D]:
-    return [
-        Line2D([], [], color=COLORS[split], marker="o", linestyle="none", label=split_name(split)) for split in splits
-    ]
+def _table(table: Table) -> str:
+    return html.table([html.Column(title) for title in table.titles], table.rows, sortable=len(table.rows) > 10)
 
 
-def _plot(path: Path, alt: str) -> str:
+def _plot(path: Path) -> str:
     with Image.open(path) as image:
         uri = html.data_uri(_webp(image.convert("RGB"), lossless=True))
-    return f'<p><img src="{uri}" alt="{html.escape(alt)}" style="max-width: 100%"></p>'
+    return f'<p><img src="{uri}" alt="{html.escape(_("Images per class"))}" style="max-width: 100%"></p>'
 
 
 def _figure(pair: Pair) -> str:

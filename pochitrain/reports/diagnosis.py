@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
 from pochitrain.locale import _
-from pochitrain.reports.evaluation import Estimate, wilson
+from pochitrain.reports.evaluation import ECE_BINS, Estimate, confidence_bins, wilson
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -18,7 +18,6 @@ Ints = NDArray[np.int64]
 EACH_UP_TO = 10  # classes; of more, the averages and the worst are drawn
 WORST = 5
 POINTS = 400  # of a drawn curve; more cannot be told apart on a screen
-STEPS = 15  # of confidence, as many as the calibration error (ECE) counts
 
 
 @dataclass(frozen=True)
@@ -92,12 +91,12 @@ def _thinned(name: str, x: Floats, y: Floats, area: float, average: bool = False
 
 @dataclass(frozen=True)
 class Reliability:
-    """Confidence against accuracy in equal steps of confidence; a step without images holds NaN."""
+    """Confidence against accuracy in equal steps of confidence."""
 
     edges: Floats  # (steps + 1,)
     correct: Ints  # (steps,) images
     wrong: Ints  # (steps,) images
-    confidence: Floats  # (steps,) mean
+    confidence: Floats  # (steps,) mean; NaN where there is no image
     accuracy: list[Estimate]
 
     @property
@@ -105,16 +104,12 @@ class Reliability:
         return self.correct + self.wrong
 
 
-def reliability(confidence: Floats, correct: NDArray[np.bool_], steps: int = STEPS) -> Reliability:
-    """Return how often predictions of a confidence are right; the steps are those of Guo et al., arXiv:1706.04599.
-
-    A confidence on an edge belongs to the step below it.
-    """
-    edges = np.linspace(0, 1, steps + 1)
-    at = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, steps - 1)
-    images = np.bincount(at, minlength=steps)
-    right = np.bincount(at[correct], minlength=steps)
+def reliability(confidence: Floats, correct: NDArray[np.bool_]) -> Reliability:
+    """Return how often predictions of a confidence are right, in the steps that the calibration error (ECE) counts."""
+    at = confidence_bins(confidence)
+    images = np.bincount(at, minlength=ECE_BINS)
+    right = np.bincount(at[correct], minlength=ECE_BINS)
     with np.errstate(invalid="ignore"):
-        mean = np.bincount(at, weights=confidence, minlength=steps) / images
+        mean = np.bincount(at, weights=confidence, minlength=ECE_BINS) / images
     accuracy = [wilson(int(k), int(n)) for k, n in zip(right, images, strict=True)]
-    return Reliability(edges, right, images - right, mean, accuracy)
+    return Reliability(np.linspace(0, 1, ECE_BINS + 1), right, images - right, mean, accuracy)

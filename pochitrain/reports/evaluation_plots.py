@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,9 +183,9 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
 def _draw_curves(axes: Axes, curves: Sequence[Curve], measure: str, **style: Any) -> None:
     handles = []
     colors = iter(PALETTE)
-    looks = iter([{"color": INK, "linestyle": (0, (1, 1.2))}, {"color": INK, "linestyle": "-"}])
+    looks: Iterator[dict[str, Any]] = iter([{"linestyle": (0, (1, 1.2))}, {"linestyle": "-"}])
     for curve in curves:
-        look: dict[str, Any] = next(looks) if curve.average else {"color": next(colors), "linestyle": "-"}
+        look = {"color": INK, **next(looks)} if curve.average else {"color": next(colors), "linestyle": "-"}
         label = f"{_name(curve.name)} ({measure} {curve.area:.3f})"
         handles += axes.plot(curve.x, curve.y, linewidth=2 if curve.average else 1.5, label=label, **look, **style)
     _legend_beside(axes, handles)

@@ -31,7 +31,7 @@ MISTAKES, UNCERTAIN = 36, 18  # images in the two galleries
 CARD_PIXELS, CELL_PIXELS = 224, 96  # the longer side of a picture in a gallery, in a cell of the matrix
 PER_CELL = 25
 CELL_BYTES = 4_500_000  # for the pictures of all cells together; base64 makes 6 MB of them
-LISTED = 10_000  # images of cells that are named at all
+LISTED = 20_000  # images in all cells together that are named at all
 SHEET = 16  # pictures of a gallery that are drawn as PNG
 BATCH = 16  # images that are explained at once
 HEAT = "inferno"
@@ -64,7 +64,7 @@ def least_certain(predictions: Predictions, count: int = UNCERTAIN) -> list[int]
 
 
 def images_of_cells(predictions: Predictions) -> dict[tuple[int, int], list[int]]:
-    """Return (true, predicted) → images to show, up to 25 for each cell of the confusion matrix, 10 000 in all.
+    """Return (true, predicted) → images to show: up to 25 of each cell of the confusion matrix, of a great many fewer.
 
     In the diagonal the least certain come first, elsewhere those with the highest loss. The order of the cells is that
     in which they deserve pictures: mistakes first, the frequent ones before the rare.
@@ -74,12 +74,12 @@ def images_of_cells(predictions: Predictions) -> dict[tuple[int, int], list[int]
     cells: dict[tuple[int, int], list[int]] = {}
     for at in np.argsort(-predictions.losses, kind="stable").tolist():
         cells.setdefault((int(labels[at]), int(predicted[at])), []).append(at)
+    sizes = np.array([len(images) for images in cells.values()])
+    limit = PER_CELL
+    while limit > 1 and np.minimum(sizes, limit).sum() > LISTED:
+        limit -= 1
     order = sorted(cells, key=lambda cell: (cell[0] == cell[1], -len(cells[cell]), cell))
-    listed = {cell: cells[cell][:PER_CELL] for cell in order}
-    room = LISTED
-    for cell, images in listed.items():
-        listed[cell], room = images[:room], max(room - len(images), 0)
-    return listed
+    return {cell: cells[cell][:limit] for cell in order[:LISTED]}
 
 
 def cell_pictures(paths: Sequence[str], cells: dict[tuple[int, int], list[int]]) -> dict[int, bytes]:
@@ -93,13 +93,21 @@ def cell_pictures(paths: Sequence[str], cells: dict[tuple[int, int], list[int]])
         chosen = [images for cell, images in cells.items() if (cell[0] == cell[1]) is diagonal]
         turns = (images[turn] for turn in range(PER_CELL) for images in chosen if turn < len(images))
         floor = room * (1 - share)
-        for at, picture in _small_pictures(paths, turns, CELL_PIXELS):
+        for at, picture in small_pictures(paths, turns, CELL_PIXELS):
             if picture is not None:
                 room -= len(picture)
                 pictures[at] = picture
             if room <= floor:
                 break
     return pictures
+
+
+def small_pictures(paths: Sequence[str], images: Iterable[int], pixels: int) -> Iterator[tuple[int, bytes | None]]:
+    """Yield (image, its picture, None where it cannot be read), in order, decoded on all cores a few ahead."""
+    remaining = iter(images)
+    with ThreadPoolExecutor() as pool:
+        while some := list(islice(remaining, 64)):
+            yield from zip(some, pool.map(lambda at: _small_picture(paths[at], pixels), some), strict=True)
 
 
 def cards(
@@ -112,7 +120,7 @@ def cards(
     """Return the cards of some images, with overlays when model and transform are given and the model has a map."""
     assert predictions.labels is not None
     _root, names = relative_names(predictions.paths)
-    pictures = dict(_small_pictures(predictions.paths, images, CARD_PIXELS))
+    pictures = dict(small_pictures(predictions.paths, images, CARD_PIXELS))
     overlays: dict[int, bytes] = {}
     if model is not None and transform is not None:
         overlays = _overlays(predictions, [at for at in images if pictures[at] is not None], model, transform, device)
@@ -172,14 +180,6 @@ def draw_gallery(shown: Sequence[Card], path: Path, *, title: str) -> Figure:
             figure.text(left / size[0], y, fitting, fontsize=points, **TEXT | {"color": color})
     save_figure(figure, path)
     return figure
-
-
-def _small_pictures(paths: Sequence[str], images: Iterable[int], pixels: int) -> Iterator[tuple[int, bytes | None]]:
-    """Yield (image, its picture, None where it cannot be read), in order, decoded on all cores a few ahead."""
-    remaining = iter(images)
-    with ThreadPoolExecutor() as pool:
-        while some := list(islice(remaining, 64)):
-            yield from zip(some, pool.map(lambda at: _small_picture(paths[at], pixels), some), strict=True)
 
 
 def _small_picture(path: str, pixels: int) -> bytes | None:
@@ -248,4 +248,5 @@ def overlaid(image: Tensor, heat: Tensor) -> NDArray[np.uint8]:
     warmth = heat.numpy()[..., None]
     light = colormaps[HEAT](heat.numpy())[..., :3]
     mixed = pixels * (1 - 0.6 * warmth) + light * 0.6 * warmth
-    return np.rint(255 * mixed).astype(np.uint8)
+    lit: NDArray[np.uint8] = np.rint(255 * mixed).astype(np.uint8)
+    return lit

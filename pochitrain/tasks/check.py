@@ -6,6 +6,7 @@ import contextlib
 import csv
 import hashlib
 import io
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +18,13 @@ import numpy as np
 from PIL import Image
 from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from pochitrain.config.loader import load_config
 from pochitrain.config.schema import Config
 from pochitrain.data.audit import (
     Finding,
+    Picture,
     Step,
     Survey,
     Twins,
@@ -42,7 +44,7 @@ from pochitrain.data.table import is_table, read_table
 from pochitrain.durable import make_directory, remove, require_writable, write_text
 from pochitrain.errors import ConfigError, DataError, Problem
 from pochitrain.locale import _
-from pochitrain.reports.audit import THUMBNAIL, Pair, draw_balance, draw_pairs, draw_sizes, split_name, write_page
+from pochitrain.reports.audit import THUMBNAIL, Pair, Table, draw_balance, draw_pairs, split_name, write_page
 from pochitrain.sinks.console import Log
 from pochitrain.tasks.prepare import task_name
 
@@ -68,13 +70,11 @@ def run_check(path: Path, overrides: Mapping[str, Any], output: Path | None) -> 
     pairs = twins(surveys)
     findings += _findings(config, surveys, pairs)
     findings.sort(key=lambda finding: finding.severity)
-    _say_images(log, config, surveys)
-    _say_findings(log, findings)
-    _write(output, path, config, surveys, pairs, findings)
-    log.info(_("report   {path}", path=output / "report.html"))
-    log.info(_("list     {path}", path=output / "problems.csv"))
-    if pairs:
-        log.info(_("pairs    {path}", path=output / "pairs.png"))
+    crop = _crop_line(config, surveys)
+    _say(log, surveys, findings, crop)
+    header = " · ".join(filter(None, [display_name(path), _verdict(findings), crop]))
+    for file in _write(output, header, surveys, pairs, findings):
+        log.info(str(file))
     return all(finding.severity != "error" for finding in findings)
 
 
@@ -116,7 +116,7 @@ def _what_can_be_listed(config: Config, error: DataError) -> tuple[dict[str, Ima
 def _surveys(config: Config, folders: Mapping[str, ImageFolder], log: Log) -> list[Survey]:
     with _progress(log, sum(len(folder.files) for folder in folders.values())) as advance:
         try:
-            found = [survey(split, folder, _cache(config, split), advance) for split, folder in folders.items()]
+            found = [survey(split, folder, _cache(config, folder), advance) for split, folder in folders.items()]
         except KeyboardInterrupt:
             log.warning(_("stopped; the next check goes on from here"))
             raise
@@ -126,10 +126,9 @@ def _surveys(config: Config, folders: Mapping[str, ImageFolder], log: Log) -> li
     return found
 
 
-def _cache(config: Config, split: str) -> Path:
-    """Return where is kept what is known of a root: beside the experiments, for all configs that read it."""
-    root = config.train_data_root if split == "train" or config.val_data_root == AUTO else config.val_data_root
-    key = os.fsencode(os.path.realpath(root or "")) + (split.encode() if config.val_data_root == AUTO else b"")
+def _cache(config: Config, folder: ImageFolder) -> Path:
+    """Return where is kept what is known of a root: beside the experiments, for every config that reads it."""
+    key = os.fsencode(os.path.realpath(folder.root))
     return Path(config.work_dir, ".cache", "check", hashlib.sha256(key).hexdigest()[:16])
 
 
@@ -203,31 +202,34 @@ def kind_name(kind: str) -> str:
     }[kind]
 
 
-def severity_name(severity: str) -> str:
-    return _("error") if severity == "error" else _("warning")
+def _severity(finding: Finding) -> str:
+    return _("error") if finding.severity == "error" else _("warning")
 
 
-def _kind_rows(findings: Sequence[Finding]) -> list[tuple[str, str, str]]:
-    counted = Counter((finding.kind, finding.severity) for finding in findings)
-    return [(kind_name(kind), severity_name(severity), f"{count:,}") for (kind, severity), count in counted.items()]
+def _kinds(findings: Sequence[Finding]) -> Table:
+    counted = Counter((kind_name(finding.kind), _severity(finding)) for finding in findings)
+    titles = (_("problem"), _("severity"), _("number"))
+    return Table(titles, [(*names, f"{count:,}") for names, count in counted.items()])
 
 
-def _data_table(surveys: Sequence[Survey]) -> tuple[list[str], list[list[str]]]:
-    """Return titles and rows of what is there: images, classes, sizes."""
-    titles = [_("data"), _("images"), _("classes"), _("per class"), _("smallest"), _("median"), _("largest")]
-    titles.append(_("width / height"))
-    rows = []
-    for each in surveys:
-        facts = each.facts[each.readable]
-        row = [split_name(each.split), f"{len(facts):,}", f"{len(each.folder.classes):,}"]
-        if len(facts):
-            counts = each.counts()
-            ordered = facts[np.argsort(facts["width"].astype(np.int64) * facts["height"], kind="stable")]
-            ratios = facts["width"] / facts["height"]
-            sizes = [f"{ordered[at]['width']} × {ordered[at]['height']}" for at in (0, len(facts) // 2, -1)]
-            row += [f"{min(counts):,} – {max(counts):,}", *sizes, f"{ratios.min():.2f} – {ratios.max():.2f}"]
-        rows.append(row + [""] * (len(titles) - len(row)))
-    return titles, rows
+def _data(surveys: Sequence[Survey]) -> Table:
+    """Return what there is: a column for each split."""
+    names = [_("images"), _("classes"), _("images per class"), _("smallest"), _("median"), _("largest")]
+    names.append(_("width / height"))
+    columns = (names, *map(_column, surveys))
+    titles = ("", *(split_name(each.split) for each in surveys))
+    return Table(titles, list(itertools.zip_longest(*columns, fillvalue="")))
+
+
+def _column(survey: Survey) -> list[str]:
+    facts, counts = survey.facts[survey.readable], survey.counts()
+    column = [f"{len(facts):,}", f"{len(counts):,}", f"{min(counts):,} – {max(counts):,}"]
+    if not len(facts):
+        return column
+    ordered = facts[np.argsort(facts["width"].astype(np.int64) * facts["height"], kind="stable")]
+    sizes = [f"{ordered[at]['width']} × {ordered[at]['height']}" for at in (0, len(facts) // 2, -1)]
+    ratios = facts["width"] / facts["height"]
+    return [*column, *sizes, f"{ratios.min():.2f} – {ratios.max():.2f}"]
 
 
 def _crop_line(config: Config, surveys: Sequence[Survey]) -> str:
@@ -237,39 +239,11 @@ def _crop_line(config: Config, surveys: Sequence[Survey]) -> str:
     if not len(facts) or all(kind != "crop" for kind, _size in steps):
         return ""
     lost = 100 * lost_area(facts["width"], facts["height"], steps)
-    median, worst = float(np.median(lost)), float(lost.max())
     return _(
         "val_transform cuts off {median:.0f} % of the image area (median), {worst:.0f} % at worst",
-        median=median,
-        worst=worst,
+        median=float(np.median(lost)),
+        worst=float(lost.max()),
     )
-
-
-def _say_images(log: Log, config: Config, surveys: Sequence[Survey]) -> None:
-    titles, rows = _data_table(surveys)
-    table = Table(box=SIMPLE_HEAD)
-    for title in titles:
-        table.add_column(title, justify="left" if title == titles[0] else "right")
-    for row in rows:
-        table.add_row(*row)
-    log.table(table)
-    if line := _crop_line(config, surveys):
-        log.info(line)
-
-
-def _say_findings(log: Log, findings: Sequence[Finding]) -> None:
-    errors = [finding for finding in findings if finding.severity == "error"]
-    for finding in errors[:SAID_ERRORS]:
-        log.info(f"{kind_name(finding.kind)}: {finding.file}: {finding.detail}")
-    if len(errors) > SAID_ERRORS:
-        log.info(_("and {count} more", count=len(errors) - SAID_ERRORS))
-    if findings:
-        table = Table(_("problem"), _("severity"), box=SIMPLE_HEAD)
-        table.add_column(_("number"), justify="right")
-        for row in _kind_rows(findings):
-            table.add_row(*row, style="red" if row[1] == severity_name("error") else "yellow")
-        log.table(table)
-    log.info(_verdict(findings))
 
 
 def _verdict(findings: Sequence[Finding]) -> str:
@@ -279,70 +253,85 @@ def _verdict(findings: Sequence[Finding]) -> str:
     return _("{errors} errors, {warnings} warnings", errors=errors, warnings=len(findings) - errors)
 
 
+def _say(log: Log, surveys: Sequence[Survey], findings: Sequence[Finding], crop: str) -> None:
+    log.table(_on_terminal(_data(surveys)))
+    if crop:
+        log.info(crop)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    for finding in errors[:SAID_ERRORS]:
+        log.info(f"{kind_name(finding.kind)}: {finding.file}: {finding.detail}")
+    if len(errors) > SAID_ERRORS:
+        log.info(_("and {count} more", count=len(errors) - SAID_ERRORS))
+    if findings:
+        log.table(_on_terminal(_kinds(findings)))
+    log.info(_verdict(findings))
+
+
+def _on_terminal(table: Table) -> RichTable:
+    shown = RichTable(*table.titles, box=SIMPLE_HEAD)
+    for row in table.rows:
+        shown.add_row(*row)
+    return shown
+
+
 # ---- writing ----
 
 
 def _write(
-    output: Path,
-    path: Path,
-    config: Config,
-    surveys: Sequence[Survey],
-    pairs: Sequence[Twins],
-    findings: Sequence[Finding],
-) -> None:
+    output: Path, header: str, surveys: Sequence[Survey], pairs: Sequence[Twins], findings: Sequence[Finding]
+) -> list[Path]:
+    """Write the report and return its files."""
+    files = [output / name for name in ("report.html", "problems.csv", "balance.png", "pairs.png")]
+    page, problems, balance, sheet = files
     make_directory(output)
-    write_text(output / "problems.csv", problems_csv(findings), sync=False)
-    plots = {}
-    shown = [each for each in surveys if len(each.readable)]
+    write_text(problems, problems_csv(findings), sync=False)
+    counts = {each.split: dict(zip(each.folder.classes, each.counts(), strict=True)) for each in surveys}
+    draw_balance(counts, balance)
+    shown = _shown(pairs)
     if shown:
-        counts = {each.split: dict(zip(each.folder.classes, each.counts(), strict=True)) for each in shown}
-        sizes = {each.split: np.stack([each.facts[side][each.readable] for side in ("width", "height")], 1) for each in shown}
-        draw_balance(counts, output / "balance.png")
-        draw_sizes(sizes, output / "sizes.png")
-        plots = {output / "balance.png": _("Images per class"), output / "sizes.png": _("Image sizes")}
-    sheet = _sheet(pairs)
-    if sheet:
-        draw_pairs(sheet, output / "pairs.png")
+        draw_pairs(shown, sheet)
     else:
-        remove(output / "pairs.png")  # an earlier check's
-    named = [(kind_name(f.kind), severity_name(f.severity), f.file, f.other, f.detail) for f in findings]
-    header = [display_name(path), _verdict(findings), _crop_line(config, surveys)]
+        remove(sheet)  # an earlier check's
+        files.remove(sheet)
+    titles = (_("problem"), _("severity"), _("file"), _("other file"), _("detail"))
+    rows = [(kind_name(it.kind), _severity(it), it.file, it.other, it.detail) for it in findings]
     write_page(
-        output / "report.html",
-        header=" · ".join(filter(None, header)),
-        kinds=_kind_rows(findings),
-        splits=_data_table(surveys),
-        plots=plots,
-        pairs=sheet,
-        more_pairs=len(pairs) - len(sheet),
-        findings=named,
+        page,
+        header=header,
+        kinds=_kinds(findings),
+        data=_data(surveys),
+        balance=balance,
+        pairs=shown,
+        more_pairs=len(pairs) - len(shown),
+        findings=Table(titles, rows),
     )
+    return files
 
 
 def problems_csv(findings: Sequence[Finding]) -> str:
-    """Return the findings as CSV. It begins with a byte order mark: without one, Excel takes Japanese for another code."""
+    """Return the findings as CSV, with a byte order mark: without one, Excel takes Japanese for another encoding."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["kind", "severity", "file", "other_file", "detail"])
-    writer.writerows((f.kind, f.severity, f.file, f.other, f.detail) for f in findings)
+    writer.writerows((it.kind, it.severity, it.file, it.other, it.detail) for it in findings)
     return "\ufeff" + text.getvalue()
 
 
-def _sheet(pairs: Sequence[Twins]) -> list[Pair]:
-    """Return the pairs that are shown: leaks first, then pictures in two classes."""
+def _shown(pairs: Sequence[Twins]) -> list[Pair]:
+    """Return the pairs that are shown: leaks first, and pictures in two classes before others."""
     ranked = sorted(pairs, key=lambda pair: (not pair.leak, pair.first.class_name == pair.second.class_name))
     chosen = ranked[:SHOWN_PAIRS]
     with ThreadPoolExecutor() as pool:
-        pictures = list(pool.map(_thumbnail, (picture.path for pair in chosen for picture in pair[:2])))
+        first = pool.map(_thumbnail, [pair.first.path for pair in chosen])
+        second = pool.map(_thumbnail, [pair.second.path for pair in chosen])
     return [
-        Pair(
-            kind_name(_kind(pair)),
-            describe(pair),
-            (display_name(pair.first.path), display_name(pair.second.path)),
-            (pictures[2 * at], pictures[2 * at + 1]),
-        )
-        for at, pair in enumerate(chosen)
+        Pair(kind_name(pair.kind), describe(pair), (_name(pair.first), _name(pair.second)), pictures)
+        for pair, pictures in zip(chosen, zip(first, second, strict=True), strict=True)
     ]
+
+
+def _name(picture: Picture) -> str:
+    return f"{split_name(picture.split)}: {display_name(picture.survey.folder.files[picture.index])}"
 
 
 def _thumbnail(path: str) -> Image.Image:

@@ -13,7 +13,10 @@ from typing import Any
 import torch
 
 _PACKAGES = ("pochitrain", "torch", "torchvision", "pillow", "numpy")
-_MAY_ROUND_DIFFERENTLY = (*_PACKAGES[1:], "python", "processor", "gpu", "threads")
+_MAY_ROUND_DIFFERENTLY = (
+    *(*_PACKAGES[1:], "python", "processor", "gpu", "threads"),
+    *("device", "precision", "channels_last", "compile"),
+)
 
 
 @functools.cache

@@ -35,6 +35,17 @@ class Outputs:
         self.experiment, self.config = plan.experiment, plan.config
         self.csv_works = self.config.enable_metrics_export
 
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """Return what was decided for this machine and may change rounding."""
+        run = self.run
+        return {
+            "device": str(run.device),
+            "precision": run.precision,
+            "channels_last": run.channels_last,
+            "compile": self.config.compile,
+        }
+
     def write_identity(self) -> None:
         """Write what the experiment is made of: the config's text and values, what its id means, the file lists."""
         durable.write_text(self.experiment.config_py, self.config.origin.text)
@@ -72,11 +83,7 @@ class Outputs:
             "best_epoch": best,
             "best": history[best - 1] if best else None,
             "seconds": round(sum(record.get("seconds", 0.0) for record in history), 1),
-            "resolved": {
-                "device": str(self.run.device),
-                "precision": self.run.precision,
-                "channels_last": self.run.channels_last,
-            },
+            "resolved": self.resolved,
             "environment": environment(),
         }
         if status:

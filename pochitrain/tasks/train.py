@@ -8,12 +8,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from pochitrain import durable
 from pochitrain.config.inject import name_of
 from pochitrain.config.schema import Config
 from pochitrain.data.source import Data, load_data
 from pochitrain.engine.checkpoint import Checkpoints
-from pochitrain.engine.loop import Diverged, Observer, Stop, fit
+from pochitrain.engine.loop import Diverged, Observer, Stop, check_finite, fit
 from pochitrain.engine.run import Run, Totals, build_run, restore, state_of
 from pochitrain.engine.signals import StopRequest, graceful_stop
 from pochitrain.errors import ConfigError, DataError, DiskError, PochiError, StoppedError
@@ -97,17 +99,15 @@ def _go_on(chosen: Plan, strict_env: bool, log: Log) -> Trained:
         trained = Trained(experiment, history, metric_of(history, config))
         say_end(log, trained, config)
         return trained
-    _guard_environment(manifest, strict_env, log)
     precision = manifest.get("resolved", {}).get("precision") if config.precision == "auto" else None
     run = build_run(config, chosen.data, precision=precision)
-    restore(run, loaded.state, loaded.step)
     outputs = Outputs(chosen, run, log, manifest)
+    _guard_environment(manifest, outputs.resolved, strict_env, log)
+    restore(run, loaded.state, loaded.step)
     log.write_to(experiment.train_log)
     say_start(log, chosen, run)
     steps = ", " + _("step {step} of the next", step=loaded.step) if loaded.step else ""
     log.info(_("Continues after epoch {epoch}", epoch=loaded.epoch) + steps)
-    if not loaded.step:
-        outputs.heal_best(history)
     outputs.render(history)
     return _train(outputs, history)
 
@@ -119,8 +119,10 @@ def _manifest_of(experiment: Experiment) -> dict[str, Any]:
         return {}
 
 
-def _guard_environment(manifest: dict[str, Any], strict: bool, log: Log) -> None:
-    lines = differences(manifest.get("environment", {}), environment())
+def _guard_environment(manifest: dict[str, Any], resolved: dict[str, Any], strict: bool, log: Log) -> None:
+    """Say once what may change rounding against the life before: versions, hardware, memory layout."""
+    old = {**manifest.get("environment", {}), **manifest.get("resolved", {})}
+    lines = differences(old, {**environment(), **resolved})
     if not lines:
         return
     what = _("The environment is another than at the start: {lines}", lines="; ".join(lines))
@@ -145,6 +147,7 @@ def _train(outputs: Outputs, history: History) -> Trained:
     """Train under the lock, from the state that the run is in to the end or to a signal."""
     run, config, experiment, log = outputs.run, outputs.config, outputs.experiment, outputs.log
     checkpoints, bar = Checkpoints(experiment.checkpoints_dir), EpochBar(log)
+    durable.remove(experiment.failure_json)  # of a life before
     outputs.write_manifest(history)
 
     def save(epoch: int, history: History) -> None:
@@ -163,6 +166,8 @@ def _train(outputs: Outputs, history: History) -> Trained:
         request = stack.enter_context(graceful_stop())
         observers = _observers(outputs, history, bar, stack)
         stack.enter_context(bar.shown())
+        if run.totals.steps == 0:
+            outputs.heal_best(history)
         run.tick = _ticker(run, history, checkpoints, bar, request)
         try:
             fit(run, history, epochs=config.epochs, save=save, observers=observers, stop=request)
@@ -212,11 +217,15 @@ def _ticker(
             name = _("train") if phase == "train" else _("validate")
             title = _("epoch {epoch}/{epochs}", epoch=len(history) + 1, epochs=run.config.epochs)
             bar.update(f"{title} {name}", totals.steps, len(loader or ()), totals.record(phase), totals.count)
-        if request() and not own_epoch:
+        stop = request() and not own_epoch
+        save = phase == "train" and time.monotonic() - last_save >= interval
+        if not (stop or save) or not torch.isfinite(run.totals.loss):
+            return  # a loss that is not finite is never saved: the loop is about to name its step
+        check_finite(run, len(history) + 1, run.totals.steps)
+        if stop:
             raise Stop
-        if phase == "train" and time.monotonic() - last_save >= interval:
-            checkpoints.save(len(history), totals.steps, _state(run, history))
-            last_save = time.monotonic()
+        checkpoints.save(len(history), totals.steps, _state(run, history))
+        last_save = time.monotonic()
 
     return tick
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import itertools
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pochitrain.config.canonical import canonical, difference, digest
+from pochitrain.errors import ConfigError
 
 # Only the standard library, so that the table runs wherever Python runs.
 CONFIG = '''
@@ -637,6 +639,24 @@ def report() -> tuple[int, int]:
     return kept, changed
 
 
+def report_values() -> None:
+    """Print the values that are refused and why, and how many arguments of torchvision transforms are told apart."""
+    from tests.config.test_canonical import DIFFERENT, REFUSED, SAME
+    from tests.config.test_torchvision_identity import CASES
+
+    for name, (make, _words) in REFUSED.items():
+        try:
+            canonical({"value": make()})
+        except ConfigError as error:
+            print(f"refuses  {name:55}{error.problems[0].what}")
+    transforms = {cls for cls, *_rest in CASES}
+    print(f"{len(REFUSED)} values refused, {len(DIFFERENT)} pairs of values told apart, {len(SAME)} pairs equal")
+    print(f"{len(CASES)} arguments of {len(transforms)} torchvision transforms, each varied once")
+
+
 if __name__ == "__main__":
     sys.dont_write_bytecode = True
-    raise SystemExit(report() != (len(KEEP), len(CHANGE)))
+    result = report()
+    with contextlib.suppress(ImportError):  # without torch
+        report_values()
+    raise SystemExit(result != (len(KEEP), len(CHANGE)))

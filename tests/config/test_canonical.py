@@ -332,6 +332,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "weak reference": (lambda: weakref.ref(Noise), "no stable identity"),
     "memory view": (lambda: memoryview(b"a"), "no stable identity"),
     "code object": (lambda: generator.__code__, "no stable identity"),
+    "scripted module": (lambda: torch.jit.script(nn.ReLU()), "without torch.jit"),
     "sparse tensor": (lambda: torch.eye(2).to_sparse(), "dense tensor"),
     "meta tensor": (lambda: torch.ones(2, device="meta"), "dense tensor"),
     "lazy module": (lambda: nn.LazyLinear(2), "dense tensor"),
@@ -341,7 +342,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-@pytest.mark.filterwarnings("ignore:.*lazy")
+@pytest.mark.filterwarnings("ignore:.*lazy", "ignore:.*torch.jit")
 def test_value_without_stable_identity_is_refused(name: str) -> None:
     make, words = REFUSED[name]
     with pytest.raises(ConfigError, match=words) as caught:

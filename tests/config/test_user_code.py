@@ -35,8 +35,10 @@ def of(value: Any) -> str:
 
 @pytest.mark.parametrize(
     "name",
-    ["json", "sys", "importlib", "collections.abc", "pytest", "pochitrain.config.source"]
-    + ["numpy", "numpy.random", "torch", "torchvision.transforms.v2"],
+    [
+        *("json", "sys", "importlib", "collections.abc", "pytest", "pochitrain.config.source"),
+        *("numpy", "numpy.random", "torch", "torchvision.transforms.v2"),
+    ],
 )
 def test_libraries_are_not_the_users(name: str) -> None:
     assert not is_user_code(importlib.import_module(name))

@@ -407,7 +407,8 @@ val_data_root = None
 
 def test_the_command_trains_with_spawned_workers(write_config: WriteConfig, tmp_path: Path) -> None:
     """A config that asks for `spawn` itself, as the platforms without fork do."""
-    spawn = "import multiprocessing\nmultiprocessing.set_start_method('spawn', force=True)\nnum_workers = 1\nepochs = 1\nval_data_root = None\n"
+    spawn = "import multiprocessing\nmultiprocessing.set_start_method('spawn', force=True)\n"
+    spawn += "num_workers = 1\nepochs = 1\nval_data_root = None\n"
     found = pochi("train", "--config", write_config(LOCAL + spawn), cwd=tmp_path, OMP_NUM_THREADS="1")
     assert found.returncode == 0, found.stderr
     alone, _history = fitted(write_config(LOCAL + "val_data_root = None\n"), epochs=1)

@@ -54,7 +54,14 @@ def recorded(write_config: WriteConfig, **settings: Any) -> dict[str, float]:
 def test_without_groups_every_parameter_has_its_mean_norm(write_config: WriteConfig) -> None:
     found = recorded(write_config, group_by_block=False, exclude_patterns=[])
     expected = by_hand(write_config(NET + ON))
-    assert list(found) == ["conv1.weight", "bn1.weight", "bn1.bias", *(f"layer1.{n}" for n in ("0.weight", "1.weight", "1.bias")), "fc.weight", "fc.bias"]
+    assert list(found) == [
+        "conv1.weight",
+        "bn1.weight",
+        "bn1.bias",
+        *(f"layer1.{n}" for n in ("0.weight", "1.weight", "1.bias")),
+        "fc.weight",
+        "fc.bias",
+    ]
     assert found == pytest.approx(expected, rel=1e-5)
 
 
@@ -71,7 +78,10 @@ def test_blocks_are_aggregated(
     write_config: WriteConfig, method: str, aggregate: Callable[[list[float]], float]
 ) -> None:
     expected = by_hand(write_config(NET + ON))
-    blocks = {block: [v for name, v in expected.items() if name.split(".")[0] == block] for block in ("conv1", "bn1", "layer1", "fc")}
+    blocks = {
+        block: [v for name, v in expected.items() if name.split(".")[0] == block]
+        for block in ("conv1", "bn1", "layer1", "fc")
+    }
     found = recorded(write_config, aggregation_method=method, exclude_patterns=[])
     assert found == pytest.approx({block: aggregate(values) for block, values in blocks.items()}, rel=1e-5)
     assert len(blocks["layer1"]) == 3

@@ -112,14 +112,18 @@ def reference(
             logits = model(torch.stack([tensor_of(image) for image in val_images]).contiguous(memory_format=layout))
         val = list(zip(sample_loss(logits, val_labels).tolist(), weight[val_labels].tolist(), strict=True))
         val_hits = int((logits.argmax(1) == val_labels).sum())
-        mean, val_mean = (math.fsum(a * b for a, b in pairs) / math.fsum(b for _a, b in pairs) for pairs in (losses, val))
+        mean, val_mean = (
+            math.fsum(a * b for a, b in pairs) / math.fsum(b for _a, b in pairs) for pairs in (losses, val)
+        )
         rows.append([mean, 100 * hits / len(labels), val_mean, 100 * val_hits / len(val_labels)])
     return rows
 
 
 def check(write_config: Callable[..., Path], images: Path, lines: str = "", **same: Any) -> list[dict[str, Any]]:
     """Train with `fit` and with the plain loop; return the records of `fit`, which are equal within 1e-6."""
-    path = write_config(f"{NET}\nlearning_rate = {RATE}\nclass_weights = 'uniform'\noptimizer = 'SGD'\n{lines}", data=images)
+    path = write_config(
+        f"{NET}\nlearning_rate = {RATE}\nclass_weights = 'uniform'\noptimizer = 'SGD'\n{lines}", data=images
+    )
     run = run_of(path)
     expected = reference(copy.deepcopy(run.model), images, **same)
     history = fit(run, [], epochs=EPOCHS)
@@ -140,7 +144,9 @@ def test_every_optimizer_with_every_scheduler(
     lines += f"channels_last = {channels_last}"
     layout = torch.channels_last if channels_last else torch.contiguous_format
     history = check(write_config, images, lines, optimizer=optimizer, factor=factor, layout=layout)
-    assert [record["learning_rate"] for record in history] == pytest.approx([RATE * factor(done) for done in range(EPOCHS)])
+    assert [record["learning_rate"] for record in history] == pytest.approx(
+        [RATE * factor(done) for done in range(EPOCHS)]
+    )
     assert history[0]["learning_rate"] == RATE
 
 

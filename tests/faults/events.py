@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.conftest import TINY, make_images
-from tests.faults.lives import RICH, Work, all_events, clean, differing, left_behind, live, temporaries, trained
+from tests.faults.lives import RICH, Work, all_events, differing, empty, left_behind, live, temporaries, trained
 
 
 def write_rich_config(folder: Path) -> Path:
@@ -33,7 +33,7 @@ def write_rich_config(folder: Path) -> Path:
 
 def kill_and_resume(path: Path, folder: Path, event: str) -> list[str]:
     """Kill a training at an event, let it go on, and return what differs from the undisturbed one in `counted`."""
-    work_dir, output = clean(folder / "killed") / "work_dirs", folder / "output.txt"
+    work_dir, output = empty(folder / "killed") / "work_dirs", folder / "output.txt"
     output.unlink(missing_ok=True)
     work = trained(path, work_dir=str(work_dir))
     if (code := live(work, output, at=event)) != -9:
@@ -43,7 +43,7 @@ def kill_and_resume(path: Path, folder: Path, event: str) -> list[str]:
 
 def kill_often(path: Path, folder: Path, numbers: random.Random, most: int) -> tuple[int, list[str]]:
     """Kill a training at random events up to `most` times, then let it end; return the kills and what differs."""
-    work_dir, output = clean(folder / "killed") / "work_dirs", folder / "output.txt"
+    work_dir, output = empty(folder / "killed") / "work_dirs", folder / "output.txt"
     output.unlink(missing_ok=True)
     work, kills = trained(path, work_dir=str(work_dir)), 0
     while kills < most and live(work, output, at=numbers.randint(1, 100)) == -9:

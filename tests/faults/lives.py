@@ -192,7 +192,7 @@ def _listen(at: str | int | None, signals: Sequence[signal.Signals], events: Pat
 def all_events(path: Path, folder: Path) -> list[str]:
     """Return the name of every event of the uninterrupted training of a config."""
     events = folder / "events"
-    events.unlink(missing_ok=True)
+    (folder / "counted").mkdir()
     code = live(trained(path, work_dir=str(folder / "counted" / "work_dirs")), folder / "counted.txt", events=events)
     assert code == 0, (folder / "counted.txt").read_text()
     return events.read_text().splitlines()
@@ -255,9 +255,10 @@ def temporaries(folder: Path) -> list[Path]:
     return [path for path in folder.rglob(".*.tmp") if path.is_file()]
 
 
-def clean(folder: Path) -> Path:
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder)
+def empty(folder: Path) -> Path:
+    """Return the folder with nothing in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     return folder
 
 

@@ -20,17 +20,7 @@ from pochitrain.locale import _
 
 # Names of a module that say where it stands, not what it does.
 _PLACE = frozenset(
-    {
-        "__name__",
-        "__file__",
-        "__path__",
-        "__package__",
-        "__spec__",
-        "__loader__",
-        "__cached__",
-        "__doc__",
-        "__builtins__",
-    }
+    "__name__ __file__ __path__ __package__ __spec__ __loader__ __cached__ __doc__ __builtins__".split()  # noqa: SIM905
 )
 _WHOLE_MODULE = frozenset({"globals", "eval", "exec"})  # builtins that reach any name of their module
 

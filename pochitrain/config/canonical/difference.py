@@ -171,9 +171,8 @@ def _readable(path: str) -> str:
 
 
 def _member(path: str, inner: str) -> str:
-    return (
-        inner.removeprefix(path).lstrip(".") if inner.endswith(">") else _readable(inner.removeprefix(path)).lstrip(".")
-    )
+    suffix = inner.removeprefix(path)
+    return (suffix if suffix.endswith(">") else _readable(suffix)).lstrip(".")
 
 
 def _short(text: str) -> str:

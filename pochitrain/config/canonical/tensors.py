@@ -65,7 +65,9 @@ def describe_tensor(value: Any) -> Made | None:
         return None
     if isinstance(value, torch.Tensor):
         return _tensor(value, torch)
-    if isinstance(value, torch.nn.Module) and not isinstance(value, torch.jit.ScriptModule):
+    if isinstance(value, torch.jit.ScriptModule):
+        raise Refused(_("A scripted module has no stable identity"), _("write the module itself, without torch.jit"))
+    if isinstance(value, torch.nn.Module):
         return _module(value, torch)
     if isinstance(value, torch.dtype | torch.device | torch.layout | torch.memory_format):
         return Made(f"torch:{value}", [])
@@ -84,9 +86,9 @@ def _tensor(value: Any, torch: Any) -> Made:
         content = hashlib.sha256(flat.view(torch.uint8).numpy() if flat.numel() else b"").hexdigest()
     except (RuntimeError, ValueError, TypeError, NotImplementedError):
         raise refused from None
-    kind = (
-        str(value.dtype).removeprefix("torch.") + str(list(value.shape)) + (":trained" if value.requires_grad else "")
-    )
+    kind = str(value.dtype).removeprefix("torch.") + str(list(value.shape))
+    if value.requires_grad:
+        kind += ":trained"
     plain = type(value) in (torch.Tensor, torch.nn.Parameter)
     inner = [] if plain else [(".<class>", type(value)), *attributes(vars(value))]
     return Made(f"tensor:{kind}:{content}", inner)

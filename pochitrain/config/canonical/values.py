@@ -200,10 +200,7 @@ def _refuse_what_runs_out(value: Any) -> None:
     kind, name = type(value), f"{type(value).__module__}.{type(value).__qualname__}"
     if kind.__module__.startswith("numpy.random") or name == "torch._C.Generator" or isinstance(value, random.Random):
         raise Refused(
-            _(
-                "A random generator ({name}) goes on from draw to draw: a resumed run would differ",
-                name=name,
-            ),
+            _("A random generator ({name}) goes on from draw to draw: a resumed run would differ", name=name),
             _("call random, numpy.random or torch.rand, which are seeded per image, or create it inside a function"),
         )
     if isinstance(value, io.IOBase):

@@ -1,0 +1,177 @@
+"""A disk that is full, a limit that is reached, a folder that cannot be written: before, in and after the training.
+
+The limit of a file's size stands for the full disk: it can be set for one process in mid-run, and lifted again. The real
+thing, a small file system that fills up, is in the long form.
+
+    python -m tests.faults.test_disk    # as root: mounts a file system of 4 MB in memory
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY, make_images
+from tests.faults.lives import (
+    Life,
+    command,
+    differing,
+    left_behind,
+    live,
+    only_experiment,
+    state_at_end,
+    temporaries,
+    trained,
+)
+
+WriteConfig = Callable[..., Path]
+
+SLOW = """
+import time
+def train_transform(image):
+    time.sleep(0.01)
+    return transforms.ToTensor()(image)
+epochs = 4
+"""
+
+
+def test_a_checkpoint_that_does_not_fit_keeps_the_one_before_and_the_run_goes_on_later(
+    write_config: WriteConfig, tmp_path: Path
+) -> None:
+    path = write_config(SLOW)
+    life = Life(command("train", "-c", path), tmp_path / "said.txt")
+    life.wait_for("epoch 2/4")
+    old = resource.prlimit(life.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(life.pid, resource.RLIMIT_FSIZE, (5000, old[1]))
+    assert life.end() == 74, life.said
+    assert "The file is larger than this process or this file system allows." in life.said
+    assert "Traceback" not in life.said
+    epoch, step = state_at_end(tmp_path / "work_dirs")
+    assert epoch in (2, 3)
+    assert step == 0
+    assert live(command("train", "-c", path), life.output) == 0, life.said
+    assert temporaries(tmp_path) == []
+    assert live(trained(path, work_dir=str(tmp_path / "straight")), life.output) == 0
+    assert differing(left_behind(tmp_path / "work_dirs"), left_behind(tmp_path / "straight")) == []
+
+
+def test_pictures_that_do_not_fit_are_a_warning(write_config: WriteConfig, tmp_path: Path) -> None:
+    """Pictures are larger than this checkpoint."""
+    path = write_config()
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (24_000, 24_000))
+        command("train", "-c", path)()
+
+    life = Life(limited, tmp_path / "said.txt")
+    assert life.end() == 0, life.said
+    assert life.said.count("warning: The pictures cannot be drawn: The file is larger") == 1
+    assert state_at_end(tmp_path / "work_dirs") == (2, 0)
+    assert temporaries(tmp_path) == []
+
+
+def test_tables_and_pictures_that_cannot_be_written_are_a_warning(write_config: WriteConfig, tmp_path: Path) -> None:
+    path = write_config(SLOW)
+    life = Life(command("train", "-c", path), tmp_path / "said.txt")
+    life.wait_for("epoch 1/4")
+    experiment = only_experiment(tmp_path / "work_dirs")
+    experiment.plots_dir.write_text("in the way")
+    life.wait_until(experiment.metrics_csv.is_file)
+    experiment.metrics_csv.unlink()
+    experiment.metrics_csv.mkdir()
+    assert life.end() == 0, life.said
+    assert life.said.count("warning: The metrics cannot be written") == 1
+    assert life.said.count("warning: The pictures cannot be drawn") == 1
+    experiment.metrics_csv.rmdir()
+    experiment.plots_dir.unlink()
+    assert live(command("train", "-c", path, "--epochs", 5), life.output) == 0
+    assert len(experiment.metrics_csv.read_text().splitlines()) == 6  # all rows are there again
+
+
+@pytest.mark.parametrize("work_dir", ["file", "file/inside", "/proc/nowhere", "locked"])
+def test_an_unusable_work_dir_is_refused_before_data_is_read(
+    write_config: WriteConfig, tmp_path: Path, work_dir: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    if work_dir == "locked" and os.access(tmp_path / "locked", os.W_OK):
+        pytest.skip("root may write everywhere")
+    path = write_config(f"train_data_root = 'nowhere'\nwork_dir = {str(tmp_path / work_dir)!r}")
+    said = tmp_path / "said.txt"
+    assert live(command("train", "-c", path), said) == 74, said.read_text()
+    assert str(tmp_path / work_dir) in said.read_text()
+    assert len(said.read_text().splitlines()) == 3  # what, where, mend
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "locked", "said.txt", "tiny_config.py"]
+
+
+def main() -> int:
+    """Fill a real file system at random moments of a training through the command line, free it, and go on."""
+    with tempfile.TemporaryDirectory() as folder:
+        root, disk = Path(folder), Path(folder) / "disk"
+        make_images(root / "train", {"ant": 10, "bee": 7, "cat": 6})
+        make_images(root / "val", {"ant": 3, "bee": 3, "cat": 3}, seed=1)
+        path = root / "tiny_config.py"
+        text = TINY.format(train=str(root / "train"), val=str(root / "val"), work_dir=str(disk / "work_dirs"))
+        path.write_text(text + SLOW + "checkpoint_every_minutes = 1e-9\n")
+        assert live(trained(path, work_dir=str(root / "straight")), root / "said.txt") == 0
+        straight, failures = left_behind(root / "straight"), 0
+        for free in range(0, 400_000, 20_000):
+            codes, same = _fill(path, disk, free, straight)
+            print(f"{free:7} bytes free: exit {codes[0]}, again after space is freed {codes[1]}, identical {same}")
+            failures += codes not in ((74, 0), (0, 0)) or not same
+        read_only = _read_only(path, disk, straight)
+        print(f"read-only in mid-run: {read_only}")
+    return failures
+
+
+def _fill(path: Path, disk: Path, free: int, straight: dict[str, object]) -> tuple[tuple[int, int], bool]:
+    with _Mounted(disk):
+        life = Life(command("train", "-c", path), path.with_name("said.txt"))
+        life.wait_for("epoch 1/4")
+        filler, left = disk / "filler", os.statvfs(disk)
+        with filler.open("wb") as file:
+            file.write(b"\0" * max(left.f_bavail * left.f_bsize - free, 0))
+        first = life.end()
+        filler.unlink()
+        second = live(command("train", "-c", path), life.output)
+        same = differing(left_behind(disk / "work_dirs"), straight) == [] and not temporaries(disk)
+        life.output.unlink()
+        return (first, second), same
+
+
+def _read_only(path: Path, disk: Path, straight: dict[str, object]) -> str:
+    with _Mounted(disk):
+        life = Life(command("train", "-c", path), path.with_name("said.txt"))
+        life.wait_for("epoch 1/4")
+        life.send(signal_stop := 19)  # nothing is open for writing while the system makes the disk read-only
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=False)
+        life.send(signal_stop - 1)
+        first = life.end()
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        second = live(command("train", "-c", path), life.output)
+        return f"exit {first}, then {second}, identical {differing(left_behind(disk / 'work_dirs'), straight) == []}"
+
+
+class _Mounted:
+    """A file system of 4 MB in memory."""
+
+    def __init__(self, disk: Path) -> None:
+        self.disk = disk
+
+    def __enter__(self) -> None:
+        self.disk.mkdir(exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(self.disk)], check=True)
+
+    def __exit__(self, *_error: object) -> None:
+        subprocess.run(["umount", str(self.disk)], check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
