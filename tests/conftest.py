@@ -58,7 +58,7 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """English, no colours, and a machine whose locale does not matter."""
     monkeypatch.setenv("POCHI_LANG", "en")
     monkeypatch.setenv("NO_COLOR", "1")
-    yield
+    return
 
 
 @pytest.fixture(scope="session")

@@ -54,8 +54,9 @@ def canonical_settings(config: Config) -> dict[str, str]:
     if config.model is not None:
         values.pop("model_name", None)
         values.pop("pretrained", None)
-    values |= _helpers_in_use(config)
-    return canonical(values, ordered=ORDERED)
+    helpers = _helpers_in_use(config)
+    # The user's part may iterate over a dict that it asks for, so the order of its keys may mean something.
+    return canonical({**values, **helpers}, ordered=(*ORDERED, *helpers))
 
 
 def _identity_values(settings: Settings) -> Iterator[tuple[str, Any]]:

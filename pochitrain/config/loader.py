@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.machinery
 import importlib.util
 import itertools
@@ -10,7 +11,7 @@ import json
 import linecache
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -174,10 +175,11 @@ def _execute(path: Path, text: str) -> ModuleType:
     folder = str(path.parent.resolve())
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    before, process = set(sys.modules), os.getpid()
+    process = os.getpid()
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)  # type: ignore[union-attr]
+        with remembered_imports():
+            spec.loader.exec_module(module)  # type: ignore[union-attr]
     except SyntaxError as error:
         raise syntax_problem(error, path) from error
     except (Exception, SystemExit) as error:  # the user's code may raise anything at all
@@ -185,14 +187,23 @@ def _execute(path: Path, text: str) -> ModuleType:
     finally:
         if os.getpid() != process:  # the file forked: only the first process goes on
             os._exit(0)
-        new = [key for key in sys.modules if key not in before]
-        _modules_of_last_load[:] = [key for key in new if is_user_code(sys.modules[key])]
     return module
+
+
+@contextlib.contextmanager
+def remembered_imports() -> Iterator[None]:
+    """Remember which modules of the user's are imported in the block: the next load imports them anew."""
+    before = set(sys.modules)
+    try:
+        yield
+    finally:
+        _modules_of_last_load.extend(n for n in sys.modules.keys() - before if is_user_code(sys.modules[n]))
 
 
 def _forget_modules_of_last_load() -> None:
     for name in _modules_of_last_load:
         sys.modules.pop(name, None)
+    _modules_of_last_load.clear()
     importlib.invalidate_caches()
 
 

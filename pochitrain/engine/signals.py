@@ -22,12 +22,20 @@ class StopRequest:
         return self.exit_code != 0
 
 
+_outer: StopRequest | None = None
+
+
 @contextlib.contextmanager
 def graceful_stop() -> Iterator[StopRequest]:
     """Turn the first signal into a request, and put the old handlers back at the end.
 
-    Outside the main thread (a notebook's worker, a test) signals cannot be caught: the request stays False.
+    Inside another such block it is the request of that one: who trains many times stops as a whole. Outside the main
+    thread (a notebook's worker, a test) signals cannot be caught: the request stays False.
     """
+    global _outer
+    if _outer is not None:
+        yield _outer
+        return
     request, process = StopRequest(), os.getpid()
 
     def receive(number: int, _frame: FrameType | None) -> None:
@@ -44,8 +52,10 @@ def graceful_stop() -> Iterator[StopRequest]:
     # What the parent told this process to ignore (nohup, a job in the background) stays ignored.
     heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     old = {number: signal.signal(number, receive) for number in heard}
+    _outer = request
     try:
         yield request
     finally:
+        _outer = None
         for number, handler in old.items():
             signal.signal(number, handler)

@@ -82,13 +82,14 @@ def images_of_cells(predictions: Predictions) -> dict[tuple[int, int], list[int]
     return {cell: cells[cell][:limit] for cell in order[:LISTED]}
 
 
-def cell_pictures(paths: Sequence[str], cells: dict[tuple[int, int], list[int]]) -> dict[int, bytes]:
-    """Return image → small picture for as many images of the cells as the budget of bytes allows.
+def cell_pictures(
+    paths: Sequence[str], cells: dict[tuple[int, int], list[int]], room: int = CELL_BYTES
+) -> dict[int, bytes]:
+    """Return image → small picture for as many images of the cells as there is `room` for, in bytes.
 
-    Cells take turns, in their order; mistakes may use two thirds of the budget before the right predictions begin.
+    Cells take turns, in their order; mistakes may use two thirds of the room before the right predictions begin.
     """
     pictures: dict[int, bytes] = {}
-    room = CELL_BYTES
     for diagonal, share in ((False, 2 / 3), (True, 1.0)):
         chosen = [images for cell, images in cells.items() if (cell[0] == cell[1]) is diagonal]
         turns = (images[turn] for turn in range(PER_CELL) for images in chosen if turn < len(images))

@@ -28,11 +28,17 @@ class Log:
     """Says lines to the reader; they also go to a file once `write_to` names one.
 
     A closed pipe or a full disk ends the saying, never the run.
+
+    Args:
+        quiet: only the file hears of it.
     """
 
-    def __init__(self, level: str = "info") -> None:
+    def __init__(self, level: str = "info", *, quiet: bool = False) -> None:
         self.level = LEVELS[level]
-        self.console = _Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        terminal = False if quiet else None
+        self.console = _Console(
+            highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=quiet, force_terminal=terminal
+        )
         self._path: Path | None = None
         self._early: list[str] = []
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pochitrain.config.identity import Identity, canonical_settings, difference
-from pochitrain.config.loader import InvalidConfig, load_config
+from pochitrain.config.loader import InvalidConfig, load_config, remembered_imports
 from pochitrain.config.schema import Config
 from pochitrain.data import decode
 from pochitrain.data.folder import manifest_difference
@@ -52,16 +52,21 @@ def checked_config(path: str | os.PathLike[str], overrides: Mapping[str, Any] | 
         raise ConfigError(problems=[*error.problems, *problems]) from None
     if problems := check_parts(config):
         raise ConfigError(problems=problems)
-    first = canonical_settings(config)
+    first = _settings_of(config)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         config = load_config(path, overrides)
-    if unstable := difference(first, canonical_settings(config)):
+    if unstable := difference(first, _settings_of(config)):
         raise ConfigError(
             _("The config gives other values each time it is executed"),
             "\n    ".join(unstable[:10]),
             _("write fixed values: the time, random numbers and new ids do not belong into settings"),
         )
     return config
+
+
+def _settings_of(config: Config) -> dict[str, str]:
+    with remembered_imports():  # a function that imports when it is called is followed there
+        return canonical_settings(config)
 
 
 def check_parts(config: Config) -> list[Problem]:

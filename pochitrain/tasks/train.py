@@ -37,8 +37,21 @@ class Trained(NamedTuple):
     metric: float  # the monitored metric at the best epoch; NaN without a finished epoch
 
 
+class Trial(NamedTuple):
+    """What a search has to say in a training. Such a training draws nothing, and its checkpoints are the timed ones."""
+
+    goes_on: Callable[[Record], bool]  # asked after each epoch; False ends the training there
+    keeps: Callable[[History], bool]  # asked at the end: is `best.pt` wanted?
+
+
 def train(
-    config: Config, *, restart: bool = False, strict_env: bool = False, log: Log | None = None, data: Data | None = None
+    config: Config,
+    *,
+    restart: bool = False,
+    strict_env: bool = False,
+    log: Log | None = None,
+    data: Data | None = None,
+    trial: Trial | None = None,
 ) -> Trained:
     """Train the experiment of `config`: begin it, go on where it was, or return the result that is there.
 
@@ -46,6 +59,7 @@ def train(
         restart: begin again; the old folder is kept aside as `<id>.old-<n>`.
         strict_env: refuse to go on under other library versions or on other hardware.
         data: from `load_data(config)`, when it was read already.
+        trial: given when the training is a part of a search.
 
     Raises:
         ConfigError, DataError: before anything is written.
@@ -60,33 +74,33 @@ def train(
         log.info(_("The old experiment is kept as {path}", path=set_aside(experiment)))
     if experiment.dir.exists():
         with lock(experiment):
-            return _go_on(chosen, strict_env, log)
+            return _go_on(chosen, strict_env, log, trial)
     run = build_run(config, chosen.data)  # what cannot be built leaves no folder behind
     with lock(experiment):
         if experiment.experiment_json.exists():  # another process began it in the meantime, and has ended
-            return _go_on(chosen, strict_env, log)
-        return _begin(chosen, run, log)
+            return _go_on(chosen, strict_env, log, trial)
+        return _begin(chosen, run, log, trial)
 
 
-def _begin(chosen: Plan, run: Run, log: Log) -> Trained:
-    reasons = why_new(chosen)
+def _begin(chosen: Plan, run: Run, log: Log, trial: Trial | None) -> Trained:
+    reasons = [] if trial else why_new(chosen)
     outputs = Outputs(chosen, run, log, {})
     outputs.write_identity()
     log.write_to(chosen.experiment.train_log)
     say_start(log, chosen, run)
     if reasons:
         log.info(_("new because {reasons} (nearest: {id})", reasons="; ".join(reasons[1:]), id=reasons[0]))
-    return _train(outputs, [])
+    return _train(outputs, [], trial)
 
 
-def _go_on(chosen: Plan, strict_env: bool, log: Log) -> Trained:
+def _go_on(chosen: Plan, strict_env: bool, log: Log, trial: Trial | None) -> Trained:
     """Continue an experiment whose folder exists, or return its result when nothing is left to do."""
     experiment, config = chosen.experiment, chosen.config
     for directory in (experiment.dir, experiment.checkpoints_dir, experiment.plots_dir):
         durable.remove_stale(directory)
     loaded = Checkpoints(experiment.checkpoints_dir).load_newest()
     if loaded is None:
-        return _begin(chosen, build_run(config, chosen.data), log)
+        return _begin(chosen, build_run(config, chosen.data), log, trial)
     for path in loaded.damaged:
         log.warning(_("The checkpoint {path} is damaged; the one before it is used", path=path))
     manifest = _manifest_of(experiment)
@@ -109,7 +123,7 @@ def _go_on(chosen: Plan, strict_env: bool, log: Log) -> Trained:
     steps = ", " + _("step {step} of the next", step=loaded.step) if loaded.step else ""
     log.info(_("Continues after epoch {epoch}", epoch=loaded.epoch) + steps)
     outputs.render(history)
-    return _train(outputs, history)
+    return _train(outputs, history, trial)
 
 
 def _manifest_of(experiment: Experiment) -> dict[str, Any]:
@@ -143,57 +157,83 @@ def metric_of(history: History, config: Config) -> float:
     return float(history[best - 1][monitored(history, config.early_stopping.monitor)])
 
 
-def _train(outputs: Outputs, history: History) -> Trained:
+def _train(outputs: Outputs, history: History, trial: Trial | None) -> Trained:
     """Train under the lock, from the state that the run is in to the end or to a signal."""
     run, config, experiment, log = outputs.run, outputs.config, outputs.experiment, outputs.log
     checkpoints, bar = Checkpoints(experiment.checkpoints_dir), EpochBar(log)
     durable.remove(experiment.failure_json)  # of a life before
     outputs.write_manifest(history)
+    best: list[dict[str, Any]] = []  # what `best.pt` will hold, until the next checkpoint takes it along
+    given_up = False
 
     def save(epoch: int, history: History) -> None:
-        records = list(history)
-        is_best = best_epoch(history, config.early_stopping.monitor) == epoch
-        best = outputs.best_payload(history) if is_best else None
+        if best_epoch(history, config.early_stopping.monitor) == epoch:
+            best[:] = [outputs.best_payload(history)]
+        if trial is None:
+            checkpoint(0)
+        else:
+            outputs.render(history)
+
+    def checkpoint(steps: int) -> None:
+        records, payload = list(history), best.pop() if best else None
 
         def then() -> None:
-            if best is not None:
-                outputs.save_best(best)
-            outputs.render(records)
+            if payload is not None:
+                outputs.save_best(payload)
+            if steps == 0:
+                outputs.render(records)
 
-        checkpoints.save(epoch, 0, _state(run, history), then=then)
+        checkpoints.save(len(history), steps, _state(run, history), then=then)
+
+    def ask(record: Record) -> None:
+        nonlocal given_up
+        given_up = trial is not None and not trial.goes_on(record)
 
     with ExitStack() as stack:
         request = stack.enter_context(graceful_stop())
-        observers = _observers(outputs, history, bar, stack)
+        observers = [*_observers(outputs, history, bar, stack), ask]
         stack.enter_context(bar.shown())
         if run.totals.steps == 0:
             outputs.heal_best(history)
-        run.tick = _ticker(run, history, checkpoints, bar, request)
+        run.tick = _ticker(run, history, checkpoint, bar, request)
+        stack.callback(setattr, run, "tick", Run.tick)  # without this circle the memory of the run is free at once
         try:
-            fit(run, history, epochs=config.epochs, save=save, observers=observers, stop=request)
+            fit(run, history, epochs=config.epochs, save=save, observers=observers, stop=lambda: given_up or request())
+            if trial is not None and request() and not _nothing_left(history, config):
+                checkpoint(0)
             checkpoints.close()
         except Stop:
-            checkpoints.save(len(history), run.totals.steps, _state(run, history))
+            checkpoint(run.totals.steps)
             checkpoints.close()
         except PochiError as error:
             _note_failure(outputs, history, checkpoints, error)
             raise
-    if request() and not _nothing_left(history, config):
+    if request() and not given_up and not _nothing_left(history, config):
         outputs.write_manifest(history, "stopped")
-        outputs.draw(history)
+        if trial is None:
+            outputs.draw(history)
         raise StoppedError(
             _("Stopped after epoch {epoch}, and saved", epoch=len(history)),
             str(experiment.dir),
             _("the same command continues"),
             exit_code=request.exit_code,
         )
-    outputs.save_last(history)
-    outputs.draw(history)
-    outputs.write_manifest(history, "complete")
-    trained = Trained(experiment, history, metric_of(history, config))
+    return _end(outputs, history, trial, best, "stopped" if given_up else "complete")
+
+
+def _end(outputs: Outputs, history: History, trial: Trial | None, best: list[dict[str, Any]], status: str) -> Trained:
+    """Write what stands at the end of a training."""
+    if trial is None:
+        outputs.save_last(history)
+        outputs.draw(history)
+    elif best and trial.keeps(history):
+        outputs.save_best(best.pop())
+    outputs.write_manifest(history, status)
+    trained = Trained(outputs.experiment, history, metric_of(history, outputs.config))
+    run, log = outputs.run, outputs.log
     if skipped := run.train_loader.skipped | (run.val_loader.skipped if run.val_loader else set()):
         log.warning(_("{count} images could not be read while training", count=len(skipped)))
-    say_end(log, trained, config)
+    say_end(log, trained, outputs.config)
     return trained
 
 
@@ -202,7 +242,7 @@ def _state(run: Run, history: History) -> dict[str, Any]:
 
 
 def _ticker(
-    run: Run, history: History, checkpoints: Checkpoints, bar: EpochBar, request: StopRequest
+    run: Run, history: History, checkpoint: Callable[[int], None], bar: EpochBar, request: StopRequest
 ) -> Callable[[str, Totals], None]:
     """Return what happens after each batch: the bar, the request to stop, the checkpoint within an epoch."""
     own_epoch = run.config.train_epoch is not None  # its steps are not ours to resume
@@ -224,7 +264,7 @@ def _ticker(
         check_finite(run, len(history) + 1, run.totals.steps)
         if stop:
             raise Stop
-        checkpoints.save(len(history), totals.steps, _state(run, history))
+        checkpoint(totals.steps)
         last_save = time.monotonic()
 
     return tick

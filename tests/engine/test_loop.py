@@ -5,18 +5,20 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from pochitrain import cli
 from pochitrain.engine.loop import Diverged, Stop, evaluate, fit
 from pochitrain.engine.run import restore, state_of
 from pochitrain.errors import ConfigError, DataError, OutOfMemoryError
 from pochitrain.history import History
 from pochitrain.randomness import permutation
-from tests.conftest import make_images, pochi
+from tests.conftest import make_images
 from tests.engine.tiny import NET, fitted, run_of, same_weights, untimed, weights
 
 WriteConfig = Callable[..., Path]
@@ -79,8 +81,8 @@ def test_a_plateau_is_seen_in_the_metric_that_fits_its_mode(write_config: WriteC
     run = run_of(write_config(NET + lines % "min" + "val_data_root = None\n"))
     run.scheduler.step = seen.append
     seen.clear()
-    assert seen == [record["train_loss"] for record in fit(run, [], epochs=2)] or seen[-1] > 0
-    assert len(seen) == 2
+    history = fit(run, [], epochs=2)
+    assert seen == [record["train_loss"] for record in history]
 
 
 def test_early_stopping_and_a_stop_between_epochs(write_config: WriteConfig) -> None:
@@ -221,7 +223,7 @@ class optimizer(torch.optim.SGD):
         optimizer.steps += 1
         if optimizer.steps == 12:
             with torch.no_grad():
-                self.param_groups[0]["params"][0].view(-1)[0] = float("nan")
+                self.param_groups[0]["params"][0][0] = float("nan")
 """
     run = run_of(write_config(lines), val_data_root=None)
     type(run.optimizer).steps = 0  # type: ignore[attr-defined]
@@ -235,7 +237,7 @@ class optimizer(torch.optim.SGD):
 
 
 def test_a_rate_much_too_high_diverges_for_real(write_config: WriteConfig) -> None:
-    lines = "optimizer = 'SGD'\nlearning_rate = 1.0\nloss = lambda logits, labels: (logits ** 4).mean()\n"
+    lines = "optimizer = 'SGD'\nlearning_rate = 1.0\nloss = lambda logits, labels: (logits ** 4).sum() * 1000\n"
     net = "model = lambda num_classes: nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.Linear(3, 3))\n"
     history: History = []
     with pytest.raises(Diverged):
@@ -275,17 +277,18 @@ def test_memory_that_runs_out_in_training_or_validation(write_config: WriteConfi
     assert "batch_size = 3" in problem.mend
 
 
-def test_the_command_says_so_and_exits_with_5(write_config: WriteConfig, tmp_path: Path) -> None:
-    found = pochi("train", "--config", write_config(HUNGRY.format(when="self.training", act=ACTS[0])), cwd=tmp_path)
-    assert found.returncode == 5
-    assert "does not hold a batch of 4 images" in found.stderr
-    assert "batch_size = 2" in found.stderr
-    assert "Traceback" not in found.stderr
+def test_the_command_says_so_and_exits_with_5(write_config: WriteConfig, capfd: pytest.CaptureFixture[str]) -> None:
+    path = write_config(HUNGRY.format(when="self.training", act=ACTS[0]))
+    assert cli.run(partial(cli.app, ["train", "--config", str(path)])) == 5
+    said = capfd.readouterr().err
+    assert "does not hold a batch of 4 images" in said
+    assert "batch_size = 2" in said
+    assert "Traceback" not in said
 
 
 def test_other_errors_of_a_model_pass(write_config: WriteConfig) -> None:
     run = run_of(write_config(HUNGRY.format(when="self.training", act="raise RuntimeError('mine')")))
-    with pytest.raises(RuntimeError, match="^mine$"):
+    with pytest.raises(RuntimeError, match="mine"):
         fit(run, [], epochs=1)
 
 

@@ -1,24 +1,18 @@
 """A disk that is full, a limit that is reached, a folder that cannot be written: before, in and after the training.
 
-The limit of a file's size stands for the full disk: it can be set for one process in mid-run, and lifted again. The real
-thing, a small file system that fills up, is in the long form.
-
-    python -m tests.faults.test_disk    # as root: mounts a file system of 4 MB in memory
+The limit of a file's size stands for the full disk: it can be set for one process in mid-run, and lifted again. A real
+file system that fills up is in the long form, `full_disk.py`.
 """
 
 from __future__ import annotations
 
 import os
 import resource
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import TINY, make_images
 from tests.faults.lives import (
     Life,
     command,
@@ -109,69 +103,3 @@ def test_an_unusable_work_dir_is_refused_before_data_is_read(
     assert str(tmp_path / work_dir) in said.read_text()
     assert len(said.read_text().splitlines()) == 3  # what, where, mend
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "locked", "said.txt", "tiny_config.py"]
-
-
-def main() -> int:
-    """Fill a real file system at random moments of a training through the command line, free it, and go on."""
-    with tempfile.TemporaryDirectory() as folder:
-        root, disk = Path(folder), Path(folder) / "disk"
-        make_images(root / "train", {"ant": 10, "bee": 7, "cat": 6})
-        make_images(root / "val", {"ant": 3, "bee": 3, "cat": 3}, seed=1)
-        path = root / "tiny_config.py"
-        text = TINY.format(train=str(root / "train"), val=str(root / "val"), work_dir=str(disk / "work_dirs"))
-        path.write_text(text + SLOW + "checkpoint_every_minutes = 1e-9\n")
-        assert live(trained(path, work_dir=str(root / "straight")), root / "said.txt") == 0
-        straight, failures = left_behind(root / "straight"), 0
-        for free in range(0, 400_000, 20_000):
-            codes, same = _fill(path, disk, free, straight)
-            print(f"{free:7} bytes free: exit {codes[0]}, again after space is freed {codes[1]}, identical {same}")
-            failures += codes not in ((74, 0), (0, 0)) or not same
-        read_only = _read_only(path, disk, straight)
-        print(f"read-only in mid-run: {read_only}")
-    return failures
-
-
-def _fill(path: Path, disk: Path, free: int, straight: dict[str, object]) -> tuple[tuple[int, int], bool]:
-    with _Mounted(disk):
-        life = Life(command("train", "-c", path), path.with_name("said.txt"))
-        life.wait_for("epoch 1/4")
-        filler, left = disk / "filler", os.statvfs(disk)
-        with filler.open("wb") as file:
-            file.write(b"\0" * max(left.f_bavail * left.f_bsize - free, 0))
-        first = life.end()
-        filler.unlink()
-        second = live(command("train", "-c", path), life.output)
-        same = differing(left_behind(disk / "work_dirs"), straight) == [] and not temporaries(disk)
-        life.output.unlink()
-        return (first, second), same
-
-
-def _read_only(path: Path, disk: Path, straight: dict[str, object]) -> str:
-    with _Mounted(disk):
-        life = Life(command("train", "-c", path), path.with_name("said.txt"))
-        life.wait_for("epoch 1/4")
-        life.send(signal_stop := 19)  # nothing is open for writing while the system makes the disk read-only
-        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=False)
-        life.send(signal_stop - 1)
-        first = life.end()
-        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
-        second = live(command("train", "-c", path), life.output)
-        return f"exit {first}, then {second}, identical {differing(left_behind(disk / 'work_dirs'), straight) == []}"
-
-
-class _Mounted:
-    """A file system of 4 MB in memory."""
-
-    def __init__(self, disk: Path) -> None:
-        self.disk = disk
-
-    def __enter__(self) -> None:
-        self.disk.mkdir(exist_ok=True)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(self.disk)], check=True)
-
-    def __exit__(self, *_error: object) -> None:
-        subprocess.run(["umount", str(self.disk)], check=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,184 @@
+"""Before the first trial: does every value of the search space fit its setting, and does it change anything?"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pochitrain.config.identity import canonical_settings
+from pochitrain.config.loader import InvalidConfig, replace_settings
+from pochitrain.config.mistakes import Where
+from pochitrain.config.schema import Config
+from pochitrain.config.search import Dimension, Scalar
+from pochitrain.config.words import is_identity, walk_settings
+from pochitrain.errors import ConfigError, Problem
+from pochitrain.locale import _
+from pochitrain.parts.models import build_model
+from pochitrain.parts.optim import layer_groups
+from pochitrain.tasks.prepare import check_parts
+
+Point = dict[str, Scalar]  # setting → what was suggested for it
+
+TRIED = 64  # combinations of extremes; a few milliseconds each
+FIXED = ("work_dir", "task", "optuna")  # the study itself decides them
+# Outside the identity, and yet they decide about the best epoch: how long, and on which images.
+DECISIVE = ("epochs", "early_stopping", "train_data_root", "val_data_root", "val_fraction", "group_by", "num_classes")
+TIMED = ("seconds", "images_per_second", "latency_ms")
+
+
+def settings_of(dimensions: Sequence[Dimension], point: Mapping[str, Scalar]) -> dict[str, Any]:
+    """Return setting → value for what was suggested."""
+    return {dimension.name: dimension.value(point[dimension.name]) for dimension in dimensions}
+
+
+def check_space(config: Config, classes: tuple[str, ...]) -> list[str]:
+    """Try the ends of every range and every choice; return what a reader should know.
+
+    Raises:
+        ConfigError: with every key that is no setting, every value that never fits, every setting without effect.
+    """
+    dimensions = config.optuna.dimensions()
+    problems = [problem for dimension in dimensions for problem in _alone(config, dimension)]
+    if not problems and dimensions:
+        attempts = [(point, _attempt(config, dimensions, point)) for point in combinations(dimensions)]
+        problems = _never_fitting(dimensions, attempts)
+        fitting = [point for point, made in attempts if isinstance(made, Config)]
+        if not problems:
+            problems = [p for dimension in dimensions for p in _without_effect(config, dimension, fitting)]
+            problems += _unmatched_patterns(config, dimensions, fitting, classes)
+    if problems:
+        where = Where(config.origin.path, config.origin.text)
+        raise ConfigError(problems=[where.fill(problem) for problem in problems])
+    return [note for dimension in dimensions for note in _notes(config, dimension)]
+
+
+def combinations(dimensions: Sequence[Dimension], limit: int = TRIED) -> Iterator[Point]:
+    """Yield every combination of extremes, or about `limit` of them in which each extreme stands with many others."""
+    names, extremes = [d.name for d in dimensions], [d.extremes() for d in dimensions]
+    if math.prod(map(len, extremes)) <= limit:
+        yield from (dict(zip(names, values, strict=True)) for values in itertools.product(*extremes))
+        return
+    count, order = max(limit, *map(len, extremes)), random.Random(0)
+    columns = []
+    for values in extremes:
+        column = [values[n % len(values)] for n in range(count)]
+        order.shuffle(column)
+        columns.append(column)
+    yield from (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
+
+
+def _alone(config: Config, dimension: Dimension) -> list[Problem]:
+    """Return what the schema has against a key and its values."""
+    key = f"optuna.search_space.{dimension.name}"
+    setting = setting_name(dimension.name)
+    if setting in FIXED:
+        what = _("{name} cannot be searched", name=dimension.name)
+        return [Problem(what, key, _("leave it out: the study decides it for all trials"))]
+    problems: dict[str, Problem] = {}
+    for label in dimension.extremes():
+        try:
+            replace_settings(config, {dimension.name: dimension.value(label)})
+        except InvalidConfig as error:
+            for problem in error.problems:
+                if setting in error.wrong or problem.where == dimension.name:  # not what only several settings show
+                    problems.setdefault(problem.what, Problem(problem.what, key, problem.mend))
+    return list(problems.values())
+
+
+def setting_name(key: str) -> str:
+    """Return the top-level setting that a key of the search space belongs to."""
+    name = key.partition(".")[0]
+    return "scheduler_params" if name.startswith("scheduler_") and name not in Config.model_fields else name
+
+
+def _attempt(config: Config, dimensions: Sequence[Dimension], point: Point) -> Config | list[Problem]:
+    """Return the config of a trial at `point`, or why it cannot be."""
+    try:
+        made = replace_settings(config, settings_of(dimensions, point))
+        canonical_settings(made)
+    except ConfigError as error:
+        return list(error.problems)
+    return check_parts(made) or made
+
+
+def _never_fitting(
+    dimensions: Sequence[Dimension], attempts: Sequence[tuple[Point, Config | list[Problem]]]
+) -> list[Problem]:
+    """Return a problem for each value that fits with no other value.
+
+    A value that fits with some is left to the search: the trials in which it does not are recorded as failed.
+    """
+    fits: set[tuple[str, Scalar]] = set()
+    for point, made in attempts:
+        if isinstance(made, Config):
+            fits.update(_pairs(point))
+    if not fits:
+        first = next(made for _point, made in attempts if not isinstance(made, Config))
+        return [Problem(problem.what, "optuna.search_space", problem.mend) for problem in first]
+    problems: dict[str, Problem] = {}
+    for dimension, label in ((d, label) for d in dimensions for label in d.extremes()):
+        if (dimension.name, _key(label)) in fits:
+            continue
+        # The attempt that holds the fewest other values which never fit says it most plainly.
+        wrong = [(p, made) for p, made in attempts if _key(p[dimension.name]) == _key(label)]
+        _point, made = min(wrong, key=lambda pair: len(_pairs(pair[0]) - fits))
+        assert not isinstance(made, Config)
+        where = f"optuna.search_space.{dimension.name}"
+        what = _("{name} = {value} cannot be: {reason}", name=dimension.name, value=repr(label), reason=made[0].what)
+        problems[what] = Problem(what, where, made[0].mend)
+    return list(problems.values())
+
+
+def _pairs(point: Point) -> set[tuple[str, Scalar]]:
+    return {(name, _key(label)) for name, label in point.items()}
+
+
+def _key(label: Scalar) -> str:
+    return repr(label)  # 1 and True are two labels
+
+
+def _without_effect(config: Config, dimension: Dimension, fitting: Sequence[Point]) -> list[Problem]:
+    """Return a problem when no two values of a dimension make different trainings, whatever the others are."""
+    info = dict(walk_settings())[setting_name(dimension.name)]
+    if not is_identity(info) or len(dimension.extremes()) < 2:
+        return []
+    for point in fitting:
+        forms = []
+        for label in dimension.extremes():
+            made = _attempt(config, config.optuna.dimensions(), {**point, dimension.name: label})
+            forms += [canonical_settings(made)] if isinstance(made, Config) else []
+        if any(form != forms[0] for form in forms[1:]):
+            return []
+    what = _("Searching {name} would change nothing", name=dimension.name)
+    mend = _("switch on what it belongs to (scheduler, enable_layer_wise_lr …), or leave it out")
+    return [Problem(what, f"optuna.search_space.{dimension.name}", mend)]
+
+
+def _unmatched_patterns(
+    config: Config, dimensions: Sequence[Dimension], fitting: Sequence[Point], classes: tuple[str, ...]
+) -> list[Problem]:
+    """Return the searched patterns of layer rates that no parameter of the model has."""
+    if not any(d.name.startswith("layer_wise_lr_config") for d in dimensions):
+        return []
+    trials = (replace_settings(config, settings_of(dimensions, point)) for point in fitting)
+    made = next((trial for trial in trials if trial.enable_layer_wise_lr), None)
+    if made is None:
+        return []
+    try:
+        layer_groups(build_model(replace_settings(made, {"pretrained": False}), classes), made)
+    except ConfigError as error:
+        return [Problem(p.what, "optuna.search_space", p.mend) for p in error.problems]
+    return []
+
+
+def _notes(config: Config, dimension: Dimension) -> list[str]:
+    info = dict(walk_settings())[setting_name(dimension.name)]
+    if is_identity(info) or dimension.name.startswith(DECISIVE) or set(config.optuna.metrics) & set(TIMED):
+        return []
+    metrics = ", ".join(config.optuna.metrics)
+    return [
+        _("{name} leaves the weights as they are: it cannot change {metrics}", name=dimension.name, metrics=metrics)
+    ]
