@@ -78,7 +78,7 @@ def language_of(page: Path) -> str:
 
 
 def draw_result(experiment: Path, path: Path, height: int = 430) -> None:
-    """Put two pictures of an experiment side by side, in 64 colours: a README should load at once."""
+    """Put two pictures of an experiment side by side, in 256 colours: a README should load at once."""
     pictures = []
     for name in PICTURES:
         with Image.open(experiment / "plots" / name) as picture:
@@ -89,7 +89,7 @@ def draw_result(experiment: Path, path: Path, height: int = 430) -> None:
     for picture in pictures:
         together.paste(picture, (left, 0))
         left += picture.width
-    together.quantize(64).save(path, optimize=True)
+    together.quantize(256).save(path, optimize=True)
 
 
 def main(arguments: list[str]) -> None:

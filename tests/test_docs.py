@@ -168,6 +168,7 @@ def test_what_a_run_leaves_behind_is_documented(workshop: Path) -> None:
 val_data_root = "auto"
 enable_tensorboard = enable_gradient_tracking = enable_layer_wise_lr = True
 layer_wise_lr_config = {"layer_rates": {".*": 0.01}}
+tags, print_config = ["all"], True
 """
     path = workshop / "my_config.py"
     path.write_text(tiny(lines), encoding="utf-8")

@@ -39,7 +39,9 @@ class InvalidConfig(ConfigError):
         self.partial, self.wrong = partial, wrong
 
 
-def load_config(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> Config:
+def load_config(
+    path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None, *, text: str | None = None
+) -> Config:
     """Execute a config file and return its settings.
 
     Call it again after editing the file or a module beside it: modules that an earlier load imported from the user's
@@ -47,13 +49,14 @@ def load_config(path: str | os.PathLike[str], overrides: Mapping[str, Any] | Non
 
     Args:
         overrides: setting (dotted for a member of a dict, `early_stopping.patience`) → value, put over the file's.
+        text: executed in the place of what the file holds by now.
 
     Raises:
         InvalidConfig: with every mistake in the file.
         ConfigError: the file is missing, or it does not run.
     """
     path = Path(path)
-    text = _read(path)
+    text = _read(path) if text is None else text
     namespace = vars(_execute(path, text))
     return build_config(namespace, path=path, text=text, overrides=overrides or {})
 

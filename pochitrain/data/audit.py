@@ -303,7 +303,12 @@ def small_classes(survey: Survey) -> list[Finding]:
     least = SMALL_CLASS[survey.split]
     where = display_name(survey.folder.root)
     return [
-        Finding("small_class", "warning", where, detail=_("{count} images of class {name}", count=count, name=name))
+        Finding(
+            "small_class",
+            "warning",
+            where,
+            detail=_("images of class {name}: {count}, fewer than {least}", name=name, count=count, least=least),
+        )
         for name, count in zip(survey.folder.classes, survey.counts(), strict=True)
         if 0 < count < least
     ]
@@ -330,7 +335,7 @@ def describe(pair: Twins) -> str:
         quarter = _("turned by 90° and mirrored") if pair.turn in (4, 7) else _("turned by 90°")
         mirrored = {1: _("mirrored top to bottom"), 2: _("mirrored left to right"), 3: _("turned by 180°")}
         words.append(mirrored.get(pair.turn, quarter))
-    if pair.first.size != pair.second.size:
+    if sorted(pair.first.size) != sorted(pair.second.size):
         words.append("{} × {} → {} × {}".format(*pair.first.size, *pair.second.size))
     return ", ".join([*words, _("likeness {percent:.1f} %", percent=100 - 50 * pair.distance**2)])  # the cosine
 

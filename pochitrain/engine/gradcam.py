@@ -8,12 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+ENOUGH = 16  # pixels of a feature map, 4 × 4
+
 
 def grad_cam(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor | None:
     """Return what speaks for class `targets[i]` in image i: (N, H, W) on the CPU, 0 to 1 in each image.
 
-    The map that is weighed is the last output of any module that still has height and width, after a convolution. A
-    model that works on tokens after its convolutions, or has none, has no such map: None.
+    The map that is weighed is the last output of any module after a convolution that still has height and width, of at
+    least 16 pixels if there is one. A model that works on tokens after its convolutions, or has none, has no such map:
+    None.
 
     Costs one forward and one backward pass in fp32. Changes nothing in the model: no gradient, mode or statistic.
 
@@ -48,16 +51,21 @@ def grad_cam(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor | None
 
 
 class _LastMap:
-    """A forward hook that keeps the latest output with an extent: pixels (N, C, h, w) or tokens (N, T, C)."""
+    """A forward hook that keeps the latest output with an extent: pixels (N, C, h, w) or tokens (N, T, C).
+
+    Small images leave so few pixels at the end of a deep model that they say nothing of places: then the latest output
+    with enough of them.
+    """
 
     def __init__(self) -> None:
         self.output: Tensor | None = None
-        self.convolved = False
+        self.convolved = self.enough = False
 
     def __call__(self, module: nn.Module, _inputs: Any, output: Any) -> None:
         self.convolved |= isinstance(module, nn.Conv2d)
         if not (self.convolved and isinstance(output, Tensor)):
             return
-        extent = output.shape[2:] if output.ndim == 4 else output.shape[1:-1]
-        if extent.numel() > 1 and output.ndim >= 3:
+        extent = (output.shape[2:] if output.ndim == 4 else output.shape[1:-1]).numel()
+        if output.ndim >= 3 and extent > 1 and (extent >= ENOUGH or not self.enough):
             self.output = output
+            self.enough |= extent >= ENOUGH

@@ -35,7 +35,7 @@ class Predictions:
     @property
     def predicted(self) -> NDArray[np.int64]:
         """(N,) the class with the highest logit, the first of equal ones."""
-        return self.logits.argmax(axis=1)
+        return np.asarray(self.logits.argmax(axis=1), dtype=np.int64)
 
     @property
     def confidence(self) -> NDArray[np.float64]:
@@ -89,7 +89,8 @@ def predict(
     started = time.perf_counter()
     channels_last = device.type != "mps" if channels_last is None else channels_last
     own = not isinstance(items, list | tuple)
-    samples = Samples(Numbered(items) if own else items, None if own else range(len(items)), transform, seed, "val")
+    known: Any = Numbered(items) if own else items
+    samples = Samples(known, None if own else range(len(items)), transform, seed, "val")
     loader = Loader(
         samples,
         batch_size=batch_size,
@@ -101,26 +102,29 @@ def predict(
     )
     model = model.to(device).eval()
     if channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    outputs, numbers = [], []
-    count = 0
+        model = model.to(memory_format=torch.channels_last)
+    outputs, numbers, count = [], [], 0
     for step, (images, number) in enumerate(loader.epoch(1), start=1):
         if len(number):
             outputs.append(_logits(model, images, device, precision, tta, channels_last))
             numbers.append(number)
         count += len(number)
         tick(step, len(loader), count)
-    number = torch.cat(numbers).numpy() if numbers else np.empty(0, dtype=np.int64)
-    own_labels, number = np.divmod(number, len(samples)) if own else (None, number)
-    broken = _broken(loader, number)
-    if not len(number):
+    read: NDArray[np.int64] = torch.cat(numbers).numpy() if numbers else np.empty(0, dtype=np.int64)
+    true = None if labels is None else np.asarray(labels, dtype=np.int64)
+    if own:
+        true, read = np.divmod(read, len(samples))
+    elif true is not None:
+        true = true[read]
+    broken = _broken(loader, read)
+    if not len(read):
         raise _nothing_readable(broken)
     logits = torch.cat(outputs).cpu().numpy()  # the one wait for the device
-    paths = tuple(samples.name(index) for index in number.tolist())
+    paths = tuple(samples.name(index) for index in read.tolist())
     _check_finite(logits, paths, precision)
     return Predictions(
         paths=paths,
-        labels=own_labels if own else None if labels is None else np.asarray(labels, dtype=np.int64)[number],
+        labels=true,
         logits=logits,
         probabilities=softmax(logits, temperature),
         classes=tuple(classes),

@@ -255,9 +255,10 @@ def probe_images(loader: Loader, split: Split, setting: str) -> Tensor:
         image = sample[0]
         if not (isinstance(image, Tensor) and image.is_floating_point() and image.ndim == 3 and image.shape[0] == 3):
             given = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+            gives = _("gives {given}", given=given)
             raise ConfigError(
                 _("transforms.ToTensor() is required: without it the images are no float tensors (3, H, W)"),
-                f"{setting} ({_('gives {given}', given=given)})",
+                f"{setting} ({gives})",
                 _(
                     "put transforms.ToTensor() (v2: ToImage() and ToDtype(torch.float32, scale=True)) "
                     "into the transform"

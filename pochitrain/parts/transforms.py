@@ -44,9 +44,9 @@ class _Unknown(TypeError):
 def _describe(value: Any) -> Any:
     if value is None or (isinstance(value, bool | int | float | str) and not isinstance(value, enum.Enum)):
         return value
-    if isinstance(value, list | tuple):
-        return [_describe(item) for item in value]
-    if isinstance(value, torch.nn.ModuleList):
+    if isinstance(value, tuple):
+        return {"tuple": [_describe(item) for item in value]}
+    if isinstance(value, list | torch.nn.ModuleList):
         return [_describe(item) for item in value]
     if isinstance(value, transforms.InterpolationMode):
         return {"interpolation": value.value}
@@ -69,6 +69,8 @@ def _rebuild(value: Any) -> Any:
         return [_rebuild(item) for item in value]
     if not isinstance(value, dict):
         return value
+    if "tuple" in value:
+        return tuple(_rebuild(value["tuple"]))
     if "interpolation" in value:
         return transforms.InterpolationMode(value["interpolation"])
     if "dtype" in value:

@@ -121,11 +121,11 @@ def write_page(
         more_pairs: how many there are beside `pairs`.
         findings: every problem.
     """
-    sections = [html.section(_("Images"), _table(data), _plot(balance) if balance else "")]
+    sections = [html.section(_("The images"), _table(data), _plot(balance) if balance else "")]
     if kinds.rows:
         sections.insert(0, html.section(_("Problems"), _table(kinds)))
     if pairs:
-        note = _("{count} more pairs are in problems.csv.", count=more_pairs) if more_pairs else ""
+        note = _("problems.csv lists {count} more.", count=more_pairs) if more_pairs else ""
         wide = "grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr))"
         gallery = f'<div class="gallery" style="{wide}">{"".join(map(_figure, pairs))}</div>'
         sections.append(html.section(_("The same picture more than once"), gallery, note=note))

@@ -1,7 +1,8 @@
 """How good the answers are, in numbers with 95 % intervals. The numbers are scikit-learn's, to the last digits.
 
 Shares of images (accuracy, precision, recall) have Wilson's interval (Wilson 1927), which holds for few images and near
-100 % too. All other numbers have percentile bootstrap intervals (Efron 1979): the images are drawn again with
+100 % too; F1 is 2 J / (1 + J) of such a share, J = right / (true or given), and has the interval of that. All other
+numbers have basic bootstrap intervals (Davison and Hinkley 1997, section 5.2): the images are drawn again with
 replacement, the same draws for every number.
 """
 
@@ -71,12 +72,12 @@ def evaluate_predictions(predictions: Judged, *, top_k: int = 5) -> Evaluation:
     assert labels is not None, "the true classes are needed"
     images = len(labels)
     confusion = np.bincount(labels * count + predicted, minlength=count * count).reshape(count, count)
+    accuracy = wilson(int(confusion.trace()), images)
     exact = _numbers(_sums(predictions, labels, [np.ones(images)]))
     drawn = _numbers(_sums(predictions, labels, _draws(images)))
-    found = {name: _estimate(float(values[0]), drawn[name]) for name, values in exact.items() if values.ndim == 1}
-    f1 = [_estimate(float(value), drawn["f1"][:, label]) for label, value in enumerate(exact["f1"][0])]
+    found = {name: _estimate(name, float(value[0]), drawn[name], accuracy) for name, value in exact.items()}
     metrics = {
-        "accuracy": wilson(int(confusion.trace()), images),
+        "accuracy": accuracy,
         "balanced_accuracy": found["balanced_accuracy"],
         **_top_k(predictions.probabilities, labels, top_k),
         **{name: found[name] for name in ("macro_f1", "log_loss", "ece", "cohen_kappa")},
@@ -85,7 +86,7 @@ def evaluate_predictions(predictions: Judged, *, top_k: int = 5) -> Evaluation:
         kind: {**{name: found[f"{kind}_{name}"] for name in ("precision", "recall", "f1")}, "support": images}
         for kind in ("macro", "weighted")
     }
-    per_class = _per_class(predictions.classes, confusion, f1)
+    per_class = [_of_class(name, label, confusion) for label, name in enumerate(predictions.classes)]
     return Evaluation(metrics, per_class, averages, confusion, _confused(predictions.classes, confusion))
 
 
@@ -152,7 +153,7 @@ def _sums(predictions: Judged, labels: Indices, draws: Iterable[Floats]) -> Sums
 
 
 def _numbers(sums: Sums) -> dict[str, Floats]:
-    """Return each number (D,), and `f1` of each class (D, K)."""
+    """Return each number, (D,)."""
     true, given, right, loss, gap = sums
     images = true.sum(axis=1)
     occurs = true + given > 0
@@ -161,7 +162,7 @@ def _numbers(sums: Sums) -> dict[str, Floats]:
         "recall": _share(right, true),
         "f1": _share(2 * right, true + given),
     }
-    found = {"f1": np.where(occurs, classes["f1"], np.nan)}
+    found = {}
     for name, values in classes.items():
         found[f"macro_{name}"] = values.sum(axis=1) / occurs.sum(axis=1)
         found[f"weighted_{name}"] = (values * true).sum(axis=1) / images
@@ -179,12 +180,24 @@ def _share(part: Floats, whole: Floats) -> Floats:
     return np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
 
 
-def _estimate(value: float, drawn: Floats) -> Estimate:
-    """Return a value with its percentile interval, widened to hold the value: drawing again raises the ECE."""
+def _estimate(name: str, value: float, drawn: Floats, accuracy: Estimate) -> Estimate:
+    """Return a value with its interval: the draws lie around the value as the value lies around the truth.
+
+    The log loss is skewed and is taken by its logarithm. What is made of classes is never surer than the accuracy: in a
+    sample with few mistakes, or none, drawing again finds no others.
+    """
     drawn = drawn[~np.isnan(drawn)]
     if math.isnan(value) or not len(drawn):
         return Estimate(value, math.nan, math.nan)
     low, high = np.quantile(drawn, (0.025, 0.975)).tolist()
+    if name == "log_loss":
+        low, high = value * value / high, value * value / low
+    else:
+        low, high = 2 * value - high, min(2 * value - low, 1.0)
+        low = max(low, -1.0 if name == "cohen_kappa" else 0.0)
+    if name not in ("log_loss", "ece"):
+        low = min(low, max(value - (accuracy.value - accuracy.low), 0.0))
+        high = max(high, min(value + (accuracy.high - accuracy.value), 1.0))
     return Estimate(value, min(low, value), max(high, value))
 
 
@@ -201,17 +214,15 @@ def _top_k(probabilities: Floats, labels: Indices, k: int) -> dict[str, Estimate
     return {f"top_{k}_accuracy": wilson(int((ahead < k).sum()), len(labels))}
 
 
-def _per_class(classes: Sequence[str], confusion: Indices, f1: Sequence[Estimate]) -> list[dict[str, Any]]:
-    nothing = Estimate(math.nan, math.nan, math.nan)
-    true, given, right = confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
-    rows = []
-    for label, name in enumerate(classes):
-        occurs = bool(true[label] or given[label])
-        precision = wilson(int(right[label]), int(given[label])) if occurs else nothing
-        recall = wilson(int(right[label]), int(true[label])) if occurs else nothing
-        support = int(true[label])
-        rows.append({"name": name, "precision": precision, "recall": recall, "f1": f1[label], "support": support})
-    return rows
+def _of_class(name: str, label: int, confusion: Indices) -> dict[str, Any]:
+    true, given = int(confusion[label].sum()), int(confusion[:, label].sum())
+    right = int(confusion[label, label])
+    if not (true or given):
+        nothing = Estimate(math.nan, math.nan, math.nan)
+        return {"name": name, "precision": nothing, "recall": nothing, "f1": nothing, "support": 0}
+    both = wilson(right, true + given - right)
+    f1 = Estimate(2 * right / (true + given), 2 * both.low / (1 + both.low), 2 * both.high / (1 + both.high))
+    return {"name": name, "precision": wilson(right, given), "recall": wilson(right, true), "f1": f1, "support": true}
 
 
 def _confused(classes: Sequence[str], confusion: Indices) -> list[tuple[str, str, int]]:

@@ -46,7 +46,7 @@ def page(
     header: str = "",
     data: Mapping[str, Any] | None = None,
     scripts: Sequence[str] = (),
-    charts: bool = False,
+    charts: bool | str = False,
 ) -> str:
     """Return a whole page. Its bytes depend on the arguments and the language alone.
 
@@ -55,18 +55,19 @@ def page(
         header: HTML below the title.
         data: what the scripts read, JSON values; `charts` in it (id → Plotly figure) are drawn into `chart(id)`.
         scripts: names of files in `static/`, run in this order after `page.js`.
-        charts: whether the page carries plotly.js, 4.8 MB.
+        charts: whether the page carries plotly.js, 4.8 MB; or the name of the file beside it that several pages share.
     """
     sources = [_static("page.js"), *(_static(name) for name in scripts)]
-    if charts:
-        sources.insert(0, (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8"))
+    shared = f'<script src="{escape(charts)}"></script>' if isinstance(charts, str) else ""
+    if charts and not shared:
+        sources.insert(0, plotly_js())
     return "\n".join(
         [
             "<!doctype html>",
             f'<html lang="{language()}">',
             "<head>",
             '<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{_policy(sources)}">',
+            f'<meta http-equiv="Content-Security-Policy" content="{_policy(sources, beside=bool(shared))}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">',
             f"<title>{name(title)}</title>",
@@ -78,12 +79,18 @@ def page(
             *sections,
             "</main>",
             f'<script type="application/json" id="data">{script_json(data or {})}</script>',
+            shared,
             *(f"<script>{source}</script>" for source in sources),
             "</body>",
             "</html>",
             "",
         ]
     )
+
+
+def plotly_js() -> str:
+    """Return the library that draws the charts."""
+    return (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
 
 
 def section(title: str, *parts: str, note: str = "") -> str:
@@ -172,10 +179,14 @@ def _cell(cell: Cell | str, column: Column) -> str:
     return f'<td{kind} data-key="{name(cell.key)}">{cell.html}</td>'
 
 
-def _policy(sources: Sequence[str]) -> str:
-    """Return the page's Content Security Policy: pictures inside the page, these scripts, and nothing else."""
+def _policy(sources: Sequence[str], beside: bool) -> str:
+    """Return the page's Content Security Policy: pictures inside the page, these scripts, and nothing else.
+
+    Args:
+        beside: a script may also come from a file beside the page.
+    """
     digests = (base64.b64encode(hashlib.sha256(source.encode()).digest()).decode() for source in sources)
-    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    allowed = " ".join([*(f"'sha256-{digest}'" for digest in digests), *(["'self'", "file:"] if beside else [])])
     return f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src {allowed}"
 
 

@@ -222,11 +222,13 @@ def _gallery_section(title: str, shown: Sequence[Card], *, explained: bool) -> s
     if not shown:
         return section(title, f"<p>{escape(_('None'))}</p>")
     note = ""
-    if any(card.overlay for card in shown):
+    pairs = any(card.overlay for card in shown)
+    if pairs:
         note = _("At the right what the model saw; what spoke most for its answer glows (Grad-CAM).")
     elif explained:
         note = _("This model has no convolutional feature map, so Grad-CAM cannot show where it looked.")
-    return section(title, f'<div class="gallery">{"".join(map(_figure, shown))}</div>', note=note)
+    kind = "gallery pairs" if pairs else "gallery"
+    return section(title, f'<div class="{kind}">{"".join(map(_figure, shown))}</div>', note=note)
 
 
 def _figure(card: Card) -> str:

@@ -250,7 +250,7 @@ def _verdict(findings: Sequence[Finding]) -> str:
     errors = sum(finding.severity == "error" for finding in findings)
     if not findings:
         return _("Nothing is wrong with the images.")
-    return _("{errors} errors, {warnings} warnings", errors=errors, warnings=len(findings) - errors)
+    return _("errors: {errors}, warnings: {warnings}", errors=errors, warnings=len(findings) - errors)
 
 
 def _say(log: Log, surveys: Sequence[Survey], findings: Sequence[Finding], crop: str) -> None:

@@ -104,6 +104,22 @@ def test_models_of_every_build_have_a_map(build: Callable[[], nn.Module]) -> Non
     assert heat.max() in (0, 1)
 
 
+def test_a_map_of_very_few_pixels_gives_way_to_a_finer_one() -> None:
+    """Of 4 × 4 and then 2 × 2 pixels the first say where; a model of 2 × 2 alone is explained by these."""
+    torch.manual_seed(0)
+    ends = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)]
+    fine, coarse = nn.Conv2d(3, 4, 5, stride=4, padding=2), nn.Conv2d(4, 4, 2, stride=2)
+    images, target = torch.rand(1, 3, 16, 16), torch.tensor([0])
+    heat = grad_cam(nn.Sequential(fine, coarse, *ends), images, target)
+    assert heat is not None
+    maps = fine(images).requires_grad_()
+    (gradient,) = torch.autograd.grad(nn.Sequential(coarse, *ends)(maps)[0, 0], maps)
+    expected = torch.relu((gradient.mean((2, 3), keepdim=True) * maps).sum(1, keepdim=True)).detach()
+    expected = nn.functional.interpolate(expected, size=(16, 16), mode="bilinear")[0]
+    torch.testing.assert_close(heat, expected / expected.max())
+    assert grad_cam(nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), *ends), images, target) is not None
+
+
 class Tokens(nn.Module):
     """What a vision transformer does with its convolution: it cuts patches, and everything after is tokens."""
 

@@ -1,6 +1,6 @@
-"""A real file system that is full, or becomes read-only, in the middle of a training; then the same command again.
+"""A real disk that is full, or a folder that can no longer be written, in mid-training; then the same command again.
 
-    python -m tests.faults.full_disk    # as root: it mounts 4 MB of memory as a disk
+    python -m tests.faults.full_disk    # as root: it mounts 4 MB of memory as a disk, and needs chattr
 
 Prints a line for each number of bytes that were left free; the exit code is the number of lines that are wrong.
 """
@@ -18,7 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import TINY, make_images
-from tests.faults.lives import Life, command, differing, left_behind, live, temporaries, trained
+from tests.faults.lives import (
+    Life,
+    command,
+    differing,
+    empty,
+    left_behind,
+    live,
+    only_experiment,
+    temporaries,
+    trained,
+)
 from tests.faults.test_disk import SLOW
 
 
@@ -33,45 +43,52 @@ def main() -> int:
         path.write_text(text + SLOW + "checkpoint_every_minutes = 1e-9\n")
         assert live(trained(path, work_dir=str(root / "straight")), root / "straight.txt") == 0
         straight = left_behind(root / "straight")
-        for free in [*range(0, 60_000, 5_000), *range(60_000, 500_000, 20_000)]:
-            first, second, same = fill(path, disk, free, straight)
+        for free in [*range(0, 40_000, 2_000), 60_000, 100_000, 200_000, 400_000]:
+            with mounted(disk):
+                first, second, same, warnings = fill(path, disk, free, straight)
             wrong += (first, second) not in ((74, 0), (0, 0)) or not same
-            print(f"{free:7} bytes free: exit {first}, with space again exit {second}, identical: {same}")
-        first, second, same = take_away(path, disk, straight)
-        wrong += (first, second, same) != (74, 0, True)
-        print(f"read-only in mid-run: exit {first}, writable again exit {second}, identical: {same}")
+            print(
+                f"{free:7} bytes free: exit {first}, {warnings} warnings; with space again exit {second}, "
+                f"identical: {same}"
+            )
+        disk = root / "real"
+        for name in ("checkpoints", "."):
+            first, second, same = lock_folder(path, disk, name, straight)
+            wrong += (first, second, same) != (74, 0, True)
+            print(f"{name} not writable in mid-run: exit {first}; writable again exit {second}, identical: {same}")
     return wrong
 
 
-def fill(path: Path, disk: Path, free: int, straight: dict[str, Any]) -> tuple[int, int, bool]:
-    """Leave `free` bytes after the first epoch; return both exit codes and whether the result is the straight one."""
-    with mounted(disk):
-        life = Life(command("train", "-c", path), path.with_name("said.txt"))
-        life.wait_for("epoch 1/4")
-        life.send(signal.SIGSTOP)
-        left = os.statvfs(disk)
-        (disk / "filler").write_bytes(b"\0" * max(left.f_bavail * left.f_bsize - free, 0))
-        life.send(signal.SIGCONT)
+def fill(path: Path, disk: Path, free: int, straight: dict[str, Any]) -> tuple[int, int, bool, int]:
+    """Leave `free` bytes after the first epoch; return both exit codes, whether the result is right, and the warnings."""
+    life = Life(command("train", "-c", path), path.with_name("said.txt"))
+    life.wait_for("epoch 1/4")
+    life.send(signal.SIGSTOP)
+    left = os.statvfs(disk)
+    (disk / "filler").write_bytes(b"\0" * max(left.f_bavail * left.f_bsize - free, 0))
+    life.send(signal.SIGCONT)
+    first, warnings = life.end(), life.said.count("warning:")
+    (disk / "filler").unlink()
+    return first, *_again(path, disk / "work_dirs", life, straight), warnings
+
+
+def lock_folder(path: Path, disk: Path, name: str, straight: dict[str, Any]) -> tuple[int, int, bool]:
+    """Forbid writing into a folder of the experiment after the first epoch, also to root."""
+    work_dir = empty(disk) / "work_dirs"
+    life = Life(command("train", "-c", path, "--set", f"work_dir={str(work_dir)!r}"), path.with_name("said.txt"))
+    life.wait_for("epoch 1/4")
+    folder = only_experiment(work_dir).dir / name
+    subprocess.run(["chattr", "+i", folder], check=True)
+    try:
         first = life.end()
-        (disk / "filler").unlink()
-        return first, *_again(path, disk, life, straight)
+    finally:
+        subprocess.run(["chattr", "-i", folder], check=True)
+    return first, *_again(path, work_dir, life, straight)
 
 
-def take_away(path: Path, disk: Path, straight: dict[str, Any]) -> tuple[int, int, bool]:
-    with mounted(disk):
-        life = Life(command("train", "-c", path), path.with_name("said.txt"))
-        life.wait_for("epoch 1/4")
-        remounted = 1
-        while remounted:  # refused as long as a file is open for writing
-            remounted = subprocess.run(["mount", "-o", "remount,ro", disk], capture_output=True, check=False).returncode
-        first = life.end()
-        subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
-        return first, *_again(path, disk, life, straight)
-
-
-def _again(path: Path, disk: Path, life: Life, straight: dict[str, Any]) -> tuple[int, bool]:
-    code = live(command("train", "-c", path), life.output)
-    same = differing(left_behind(disk / "work_dirs"), straight) == [] and not temporaries(disk)
+def _again(path: Path, work_dir: Path, life: Life, straight: dict[str, Any]) -> tuple[int, bool]:
+    code = live(command("train", "-c", path, "--set", f"work_dir={str(work_dir)!r}"), life.output)
+    same = differing(left_behind(work_dir), straight) == [] and not temporaries(work_dir)
     life.output.unlink()
     return code, same
 

@@ -166,6 +166,25 @@ def test_the_bootstrap_gives_the_interval_that_theory_gives() -> None:
         assert (estimate.low + estimate.high) / 2 == pytest.approx(estimate.value, abs=0.2 * error), name
 
 
+def test_a_sample_without_mistakes_does_not_promise_perfection() -> None:
+    evaluation = evaluate_predictions(given(60, 6, skill=99))
+    low = wilson(60, 60).low
+    assert evaluation.metrics["accuracy"] == Estimate(1.0, low, 1.0)
+    for name in ("balanced_accuracy", "macro_f1", "cohen_kappa"):
+        assert evaluation.metrics[name] == Estimate(1.0, pytest.approx(low), 1.0), name
+    assert all(row["f1"].low < 0.9 for row in evaluation.per_class)
+
+
+def test_the_ece_of_a_calibrated_model_may_be_zero() -> None:
+    """Noise makes a measured ECE larger than the true one, and drawing again makes it larger still."""
+    random = np.random.default_rng(0)
+    chance = random.uniform(0.5, 1, 1000)
+    probabilities = np.stack([chance, 1 - chance], axis=1)
+    estimate = evaluate_predictions(Given((random.random(1000) > chance).astype(int), probabilities)).metrics["ece"]
+    assert estimate.value > 0.01
+    assert estimate.low < 0.005
+
+
 def test_the_intervals_are_the_same_every_time() -> None:
     assert evaluate_predictions(given(300, 10)).metrics == evaluate_predictions(given(300, 10)).metrics
 

@@ -7,7 +7,7 @@ const NAMED = 45; // class names along an axis; with more, only every second or 
 
 const rowTotals = counts.map((row) => row.reduce((sum, count) => sum + count, 0));
 const share = (row, column) => (rowTotals[row] ? (100 * counts[row][column]) / rowTotals[row] : null);
-const percent = (value) => (value === null ? "–" : `${value.toFixed(1)} %`);
+const percent = (value) => (value === null ? "–" : `${value.toFixed(1)}\u00a0%`);
 const fill = (text, values) => text.replace(/\{(\w+)\}/g, (whole, key) => values[key] ?? whole);
 const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;"); // for Plotly's labels
 const short = (text) => {
@@ -57,13 +57,13 @@ function draw() {
       true: plain(classes[row]), predicted: plain(classes[column]), count: counts[row][column], share: percent(share(row, column)),
     }))),
     hovertemplate: "%{hovertext}<extra></extra>",
-    ...(numbered && { text: all.map((row) => all.map((column) => written(row, column))), texttemplate: "%{text}" }),
+    ...(numbered && { text: all.map((row) => all.map((column) => written(row, column))), texttemplate: "%{text}", textfont: { size: classes.length > 12 ? 11 : 14 } }),
   };
   const side = Math.max(Math.min(plot.clientWidth, 820), 280);
   const range = [-0.5, classes.length - 0.5];
   const layout = {
     title: { text: plain(title), x: 0, xref: "paper", font: { size: 15 } },
-    xaxis: { ...axis(classes, xlabel, range), tickangle: classes.length > 6 ? -45 : 0 },
+    xaxis: { ...axis(classes, xlabel, range), tickangle: classes.length > 25 ? -90 : classes.length > 6 ? -45 : 0 },
     yaxis: axis(classes, ylabel, [...range].reverse()),
     height: side, margin: { l: 60, r: 10, t: 45, b: 60 }, dragmode: "zoom",
   };

@@ -1,0 +1,185 @@
+"""One training of a search: a suggestion over the config, through `train`, and what came of it."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from pochitrain.config.identity import canonical_settings
+from pochitrain.config.loader import load_config, replace_settings
+from pochitrain.config.mistakes import raised_by_user
+from pochitrain.config.schema import Config
+from pochitrain.config.search import Direction, Scalar
+from pochitrain.data.source import Data, load_data
+from pochitrain.engine.run import Run, build_run
+from pochitrain.errors import ConfigError, DiskError, PochiError, Problem, StoppedError
+from pochitrain.experiment import read_manifest, write_manifest
+from pochitrain.history import History, Record
+from pochitrain.locale import _
+from pochitrain.sinks.console import Log
+from pochitrain.tasks.prepare import plan
+from pochitrain.tasks.search_space import settings_of
+from pochitrain.tasks.train import Trial, train
+
+READ_WITH_THE_DATA = ("train_data_root", "val_data_root", "val_fraction", "group_by", "on_bad_image", "num_classes")
+MEASURED = ("latency_ms", "parameters")  # metrics of the model as it stands, not of an epoch
+COMPLETE, PRUNED, FAILED, INTERRUPTED = "COMPLETE", "PRUNED", "FAILED", "INTERRUPTED"
+
+
+@dataclass(frozen=True)
+class Work:
+    """A training that is to be done; it travels to a worker process."""
+
+    number: int
+    point: Mapping[str, Scalar] = field(default_factory=dict)  # what was suggested
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # settings that the study decides
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it; it travels back."""
+
+    status: str
+    history: History = field(default_factory=list)
+    measured: Record = field(default_factory=dict)
+    experiment: str = ""  # the full id
+    folder: str = ""
+    seconds: float = 0.0
+    error: str = ""  # why it failed, one sentence
+    trace: str = ""  # of an exception that nobody expected
+
+
+class Trainer:
+    """Does one training after the other on the same config and the same data."""
+
+    def __init__(self, config: Config, data: Data | None = None) -> None:
+        self.config = config
+        self.settings = canonical_settings(config)
+        self.dimensions = config.optuna.dimensions()
+        self.data = {_data_key(config): data} if data is not None else {}
+
+    def run(self, work: Work, goes_on: Callable[[Record], bool], keeps: Callable[[History], bool]) -> Outcome:
+        """Train, and return what came of it, also when that is a failure of the trial.
+
+        Raises:
+            DiskError: no other trial would fare better.
+        """
+        started = time.monotonic()
+        ended = False
+
+        def ask(record: Record) -> bool:
+            nonlocal ended
+            ended = not goes_on(record)
+            return not ended
+
+        try:
+            config = self.trial_config(work)
+            data = self.data_of(config)
+            done = train(config, data=data, log=Log(config.log_level, quiet=True), trial=Trial(ask, keeps))
+            measured = measure(config, data) if set(MEASURED) & set(self.config.optuna.metrics) else {}
+        except StoppedError:
+            return Outcome(INTERRUPTED)
+        except DiskError:
+            raise
+        except Exception as error:  # out of memory, NaN, the user's code, a driver: the next trial may fare better
+            return self._failure(work, error, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        folder = str(done.experiment.dir)
+        return Outcome(PRUNED if ended else COMPLETE, done.history, measured, done.experiment.id, folder, seconds)
+
+    def trial_config(self, work: Work) -> Config:
+        """Return the file's config with the suggested values over it."""
+        return replace_settings(self._fresh(), {**work.fixed, **settings_of(self.dimensions, work.point)})
+
+    def data_of(self, config: Config) -> Data:
+        """Return the data of a trial: what was read for another one, when both ask for the same."""
+        if config.dataset is not None:  # the user's function may ask for any setting
+            return load_data(config)
+        key = _data_key(config)
+        if key not in self.data:
+            self.data[key] = load_data(config)
+        return self.data[key]
+
+    def _fresh(self) -> Config:
+        """Return the config; executed anew when a training has changed objects in it, which the next would notice."""
+        origin = self.config.origin
+        if origin.path is not None and canonical_settings(self.config) != self.settings:
+            self.config = load_config(origin.path, origin.overrides, text=origin.text)
+        return self.config
+
+    def _failure(self, work: Work, error: Exception, seconds: float) -> Outcome:
+        known = error if isinstance(error, PochiError) else raised_by_user(error)
+        problem = known.problems[0] if known else Problem(f"{type(error).__name__}: {error}")
+        reason = problem.what + (f" ({problem.where})" if problem.where else "")
+        trace = "" if isinstance(error, PochiError) else "".join(traceback.format_exception(error))
+        identity = folder = ""
+        try:
+            config = self.trial_config(work)
+            experiment = plan(config, self.data_of(config)).experiment
+            if not isinstance(error, PochiError):  # `train` has written down its own
+                failure = {"error": type(error).__name__, "what": reason}
+                write_manifest(experiment, {**read_manifest(experiment), "status": "failed", "failure": failure})
+            identity, folder = experiment.id, str(experiment.dir)
+        except DiskError:
+            raise
+        except PochiError:  # it failed before there was an experiment
+            pass
+        error.__traceback__ = None  # its frames hold the model
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return Outcome(FAILED, experiment=identity, folder=folder, seconds=seconds, error=reason, trace=trace)
+
+
+def _data_key(config: Config) -> str:
+    return repr([getattr(config, name) for name in READ_WITH_THE_DATA])
+
+
+def measure(config: Config, data: Data) -> Record:
+    """Return `parameters`, and `latency_ms`: the median time of one image through the model, of 30 after 10 to warm."""
+    run = build_run(config, data)
+    count = sum(parameter.numel() for parameter in run.model.parameters())
+    return {"latency_ms": _latency_ms(run), "parameters": float(count)}
+
+
+@torch.inference_mode()
+def _latency_ms(run: Run) -> float:
+    run.model.eval()
+    images, labels = next(batch for batch in run.train_loader.epoch(1) if len(batch[1]))
+    images, _labels = run.move(images[:1], labels[:1])
+    times = []
+    for _number in range(40):
+        started = time.perf_counter()
+        with run.autocast():
+            run.forward(images).sum().item()  # waits for a GPU
+        times.append(1000 * (time.perf_counter() - started))
+    run.close()
+    return statistics.median(times[10:])
+
+
+def objective(
+    history: History, measured: Record, metrics: Sequence[str], directions: Sequence[Direction]
+) -> list[float] | None:
+    """Return the values of a trial: all of the epoch that is best by the first metric. None without any number.
+
+    Raises:
+        ConfigError: a metric is in no record.
+    """
+    rows = [{**record, **measured} for record in history]
+    for metric in metrics:
+        if rows and metric not in rows[-1]:
+            names = ", ".join(name for name, value in rows[-1].items() if isinstance(value, int | float))
+            raise ConfigError(
+                _("An epoch has no {metric}", metric=metric), "optuna.metric", _("it has: {names}", names=names)
+            )
+    sign = -1.0 if directions[0] == "minimize" else 1.0
+    counted = [row for row in rows if all(row[metric] == row[metric] for metric in metrics)]  # NaN equals nothing
+    best = max(counted, key=lambda row: sign * row[metrics[0]], default=None)
+    return [float(best[metric]) for metric in metrics] if best else None

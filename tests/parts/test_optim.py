@@ -1,0 +1,180 @@
+"""Arguments of optimizers and schedulers: passed on unchanged, and wrong ones refused before any data is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pochitrain.config.loader import load_config
+from pochitrain.config.schema import Config
+from pochitrain.errors import Problem
+from pochitrain.parts.optim import build_optimizer, build_scheduler, check_optimization, step_scheduler
+
+WriteConfig = Callable[..., Path]
+
+
+def config_of(write_config: WriteConfig, lines: str = "", **settings: Any) -> Config:
+    return load_config(write_config(lines), settings)
+
+
+def optimizer_of(config: Config) -> torch.optim.Optimizer:
+    return build_optimizer(config, [{"params": [torch.nn.Parameter(torch.zeros(2))]}])
+
+
+def problem(config: Config) -> Problem:
+    [found] = check_optimization(config)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Adam", {"lr": 0.01, "betas": (0.9, 0.999), "weight_decay": 0}),
+        ("AdamW", {"lr": 0.01, "betas": (0.9, 0.999), "weight_decay": 0.01}),
+        ("SGD", {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4, "nesterov": False}),
+    ],
+)
+def test_defaults(write_config: WriteConfig, name: str, expected: dict[str, Any]) -> None:
+    optimizer = optimizer_of(config_of(write_config, optimizer=name))
+    assert type(optimizer) is getattr(torch.optim, name)
+    assert {key: optimizer.defaults[key] for key in expected} == expected
+
+
+def test_optimizer_params_override_the_defaults(write_config: WriteConfig) -> None:
+    given = {"momentum": 0.5, "nesterov": True}
+    optimizer = optimizer_of(config_of(write_config, optimizer="SGD", optimizer_params=given))
+    assert optimizer.defaults["momentum"] == 0.5
+    assert optimizer.defaults["nesterov"] is True
+    assert optimizer.defaults["weight_decay"] == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "reason"),
+    [
+        ("Adam", {"momentum": 0.9}, "momentum"),
+        ("Adam", {"betas": (0.9, 2.0)}, "Invalid beta parameter at index 1"),
+        ("Adam", {"betas": (0.9,)}, "index out of range"),
+        ("Adam", {"fused": True, "foreach": True}, "cannot be `True` together"),
+        ("SGD", {"nesterov": True, "momentum": 0}, "Nesterov momentum requires a momentum"),
+        ("AdamW", {"weight_decay": -1.0}, "Invalid weight_decay value"),
+        ("AdamW", {"weight_decay": "0.1"}, "str"),
+        ("SGD", {"params": []}, "params"),
+    ],
+)
+def test_wrong_optimizer_params(write_config: WriteConfig, name: str, given: dict[str, Any], reason: str) -> None:
+    found = problem(config_of(write_config, optimizer=name, optimizer_params=given))
+    assert found.what.startswith(f"optimizer_params does not fit {name}: ")
+    assert reason in found.what
+    assert found.where == "optimizer_params"
+    assert found.mend.startswith(f"{name} takes: ")
+    assert "weight_decay" in found.mend
+    assert "params," not in found.mend
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "reason"),
+    [
+        ("StepLR", {}, "step_size"),
+        ("StepLR", None, "step_size"),
+        ("StepLR", {"step_size": 0}, "ZeroDivisionError"),
+        ("StepLR", {"step_size": 2, "gama": 0.1}, "gama"),
+        ("StepLR", {"step_size": "2"}, "str"),
+        ("MultiStepLR", {"milestones": 30}, "int"),
+        ("CosineAnnealingLR", {"T_max": 0}, "ZeroDivisionError"),
+        ("CosineAnnealingLR", {"T_mx": 5}, "T_mx"),
+        ("ExponentialLR", {"gamma": "fast"}, "sequence"),
+        ("LinearLR", {"start_factor": 2.0}, "Starting multiplicative factor"),
+        ("LinearLR", {"total_iters": None}, "NoneType"),
+        ("ReduceLROnPlateau", {"mode": "sideways"}, "mode sideways is unknown"),
+        ("ReduceLROnPlateau", {"factor": 1.5}, "Factor should be < 1.0"),
+    ],
+)
+def test_wrong_scheduler_params(
+    write_config: WriteConfig, name: str, given: dict[str, Any] | None, reason: str
+) -> None:
+    found = problem(config_of(write_config, scheduler=name, scheduler_params=given))
+    assert found.what.startswith(f"scheduler_params does not fit {name}: ")
+    assert reason in found.what
+    assert found.where == "scheduler_params"
+    assert found.mend.startswith(f"{name} takes: ")
+    assert "optimizer" not in found.mend.partition(": ")[2].split(", ")
+    assert "last_epoch" not in found.mend
+
+
+GUIDE = [
+    ("StepLR", {"step_size": 30, "gamma": 0.1}),
+    ("MultiStepLR", {"milestones": [30, 60, 90], "gamma": 0.1}),
+    ("CosineAnnealingLR", {"T_max": 50}),
+    ("ExponentialLR", {"gamma": 0.95}),
+    ("LinearLR", {"start_factor": 1.0, "end_factor": 0.1, "total_iters": 100}),
+    ("ReduceLROnPlateau", {"mode": "max", "factor": 0.5, "patience": 3}),
+    ("ReduceLROnPlateau", None),
+    (None, None),
+]
+
+
+@pytest.mark.parametrize(("name", "given"), GUIDE)
+def test_right_ones_pass_and_reach_torch_unchanged(
+    write_config: WriteConfig, name: str | None, given: dict[str, Any] | None
+) -> None:
+    config = config_of(write_config, scheduler=name, scheduler_params=given)
+    assert check_optimization(config) == []
+    scheduler = build_scheduler(config, optimizer_of(config))
+    if name is None:
+        assert scheduler is None
+        return
+    assert type(scheduler) is getattr(torch.optim.lr_scheduler, name)
+    state = scheduler.state_dict()
+    for key, value in (given or {}).items():
+        held = state[key]
+        assert (sorted(held) if key == "milestones" else held) == value
+
+
+def test_own_classes_functions_and_bound_functions(write_config: WriteConfig) -> None:
+    lines = """
+from functools import partial
+momentum = 0.3
+class optimizer(torch.optim.SGD):
+    pass
+def make(optimizer, epochs, power):
+    return torch.optim.lr_scheduler.PolynomialLR(optimizer, epochs, power)
+scheduler = partial(make, power=2.0)
+power = 5.0
+epochs = 10
+"""
+    config = config_of(write_config, lines)
+    assert check_optimization(config) == []
+    optimizer = optimizer_of(config)
+    scheduler = build_scheduler(config, optimizer)
+    assert type(optimizer).__name__ == "optimizer"
+    assert optimizer.defaults["lr"] == 0.01
+    assert optimizer.defaults["momentum"] == 0, "a class is called as torch's own are"
+    assert scheduler.total_iters == 10
+    assert scheduler.power == 2.0, "what the user bound stays bound"
+    bound = config_of(
+        write_config, "from functools import partial\noptimizer = partial(torch.optim.RMSprop, alpha=0.5)\n"
+    )
+    assert optimizer_of(bound).defaults["alpha"] == 0.5
+    assert optimizer_of(bound).defaults["lr"] == 0.01
+
+
+def test_an_own_optimizer_that_refuses_its_arguments(write_config: WriteConfig) -> None:
+    lines = "def optimizer(parameters, lr):\n    return torch.optim.SGD(parameters, lr=-lr)\n"
+    assert (
+        problem(config_of(write_config, lines)).what
+        == "optimizer_params does not fit optimizer: Invalid learning rate: -0.01"
+    )
+
+
+def test_a_plateau_takes_training_where_there_is_no_validation(write_config: WriteConfig) -> None:
+    config = config_of(write_config, scheduler="ReduceLROnPlateau", scheduler_params={"mode": "max"})
+    scheduler = build_scheduler(config, optimizer_of(config))
+    step_scheduler(scheduler, {"train_loss": 1.0, "train_accuracy": 5.0})
+    assert scheduler.best == 5.0
+    step_scheduler(scheduler, {"train_loss": 1.0, "val_loss": 1.0, "val_accuracy": 7.0})
+    assert scheduler.best == 7.0
+    step_scheduler(None, {})

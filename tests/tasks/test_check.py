@@ -1,0 +1,243 @@
+"""`pochi check` on folders with planted faults: everything is found, nothing else is called an error."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from torch import nn
+from torchvision import transforms
+from torchvision.models import ResNet18_Weights
+from torchvision.transforms import v2
+
+from pochitrain.cli import app, run
+from pochitrain.tasks.check import crop_steps
+from tests.data.pictures import picture, write_pictures
+
+WriteConfig = Callable[..., Path]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Return a folder with `train` and `val` in which nothing is wrong."""
+    write_pictures(tmp_path / "data" / "train", {"ant": 10, "bee": 10})
+    write_pictures(tmp_path / "data" / "val", {"ant": 5, "bee": 5}, first=50)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def check(write_config: WriteConfig, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Return a function that runs `pochi check` on `data` and returns its exit code; the report goes to `report`."""
+
+    def call(lines: str = "", *arguments: str) -> int:
+        config = write_config(lines, data=data)
+        output = str(tmp_path / "report")
+        monkeypatch.setattr(sys, "argv", ["pochi", "check", "--config", str(config), "--output", output, *arguments])
+        return run(app)
+
+    return call
+
+
+def rows(report: Path) -> list[dict[str, str]]:
+    with (report / "problems.csv").open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def kinds(report: Path) -> Counter[tuple[str, str]]:
+    return Counter((row["severity"], row["kind"]) for row in rows(report))
+
+
+class Page(HTMLParser):
+    """The texts of a page, and everything that it would load."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.sources: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+
+    def handle_data(self, text: str) -> None:
+        self.texts.append(text)
+
+
+def test_good_data_passes(check: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert check() == 0
+    assert rows(tmp_path / "report") == []
+    assert "Nothing is wrong with the images." in capfd.readouterr().out
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.html", "problems.csv", "balance.png"}
+
+
+def test_planted_faults_are_found(
+    check: Callable[..., int], data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train, val = data / "train", data / "val"
+    shutil.copy(train / "ant" / "003.png", val / "ant" / "leak.png")
+    picture(7).transpose(Image.Transpose.ROTATE_90).save(train / "ant" / "turned.png")
+    picture(15).resize((60, 45)).save(val / "bee" / "small.jpg")
+    (train / "ant" / "cut.png").write_bytes((train / "ant" / "009.png").read_bytes()[:-300])
+    (train / "bee" / "text.jpg").write_text("no image")
+    (val / "ant" / "empty.jpg").write_bytes(b"")
+    write_pictures(train, {"wasp": 10}, first=100)
+    assert check() == 3
+    assert kinds(tmp_path / "report") == {
+        ("error", "classes"): 1,
+        ("error", "unreadable"): 3,
+        ("warning", "leak"): 1,
+        ("warning", "near_leak"): 1,
+        ("warning", "near_duplicate"): 1,
+    }
+    said = capfd.readouterr().out
+    assert "unreadable file: " + str(train / "bee" / "text.jpg") in said
+    assert "missing: wasp" in said
+    assert "errors: 4, warnings: 3" in said
+    assert (tmp_path / "report" / "pairs.png").exists()
+
+
+def test_unreadable_files_that_training_skips_are_warnings(
+    check: Callable[..., int], data: Path, tmp_path: Path
+) -> None:
+    (data / "train" / "bee" / "text.jpg").write_text("no image")
+    assert check('on_bad_image = "skip"') == 0
+    assert kinds(tmp_path / "report") == {("warning", "unreadable"): 1}
+
+
+def test_a_folder_that_is_missing_does_not_hide_the_other(
+    check: Callable[..., int], data: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(data / "val")
+    (data / "train" / "bee" / "text.jpg").write_text("no image")
+    assert check() == 3
+    assert kinds(tmp_path / "report") == {("error", "folder"): 1, ("error", "unreadable"): 1}
+
+
+def test_nothing_to_look_at(check: Callable[..., int], data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(data)
+    assert check() == 3
+    assert capfd.readouterr().err.count("where:") == 2
+
+
+def test_validation_inside_training(check: Callable[..., int], data: Path, tmp_path: Path) -> None:
+    assert check(f"val_data_root = {str(data / 'train')!r}") == 0
+    assert kinds(tmp_path / "report") == {("warning", "nested"): 1, ("warning", "leak"): 20}
+
+
+@pytest.mark.parametrize("value", ["None", '"auto"'])
+def test_one_folder_is_enough(value: str, check: Callable[..., int], tmp_path: Path) -> None:
+    assert check(f"val_data_root = {value}\nval_fraction = 0.5") == 0
+    assert all(row["kind"] == "small_class" for row in rows(tmp_path / "report"))
+
+
+def test_tables_of_labels(check: Callable[..., int], data: Path, tmp_path: Path) -> None:
+    names = [f"ant/{number:03}.png" for number in range(10)]
+    for split, some in (("train", names), ("val", names[:5])):
+        lines = [f"train/{name},ant\n" for name in some]
+        (data / f"{split}.csv").write_text("path,label\n" + "".join(lines))
+    roots = f"train_data_root = {str(data / 'train.csv')!r}\nval_data_root = {str(data / 'val.csv')!r}"
+    assert check(roots) == 0
+    assert kinds(tmp_path / "report") == {("warning", "leak"): 5}
+
+
+def test_a_data_set_of_the_users_own_is_refused(check: Callable[..., int], capfd: pytest.CaptureFixture[str]) -> None:
+    own = "def dataset(root):\n    return [(0, 0)]"
+    assert check(own) == 2
+    assert "--set dataset=None" in capfd.readouterr().err
+    assert check(own, "--set", "dataset=None") == 0
+
+
+def test_the_crop_is_told(
+    check: Callable[..., int], data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    picture(30, (400, 100)).save(data / "train" / "ant" / "wide.png")
+    crop = (
+        "val_transform = transforms.Compose([transforms.Resize(32), transforms.CenterCrop(32), transforms.ToTensor()])"
+    )
+    assert check(crop) == 0
+    assert kinds(tmp_path / "report") == {("warning", "crop"): 1}
+    assert "cuts off 25 % of the image area (median), 75 % at worst" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("transform", "steps"),
+    [
+        (
+            transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)]),
+            [("resize", (256,)), ("crop", (224, 224))],
+        ),
+        (
+            v2.Compose([v2.ToImage(), v2.Resize((20, 30)), v2.CenterCrop([10, 20])]),
+            [("resize", (20, 30)), ("crop", (10, 20))],
+        ),
+        (ResNet18_Weights.DEFAULT.transforms(), [("resize", (256,)), ("crop", (224, 224))]),
+        (transforms.CenterCrop(5), [("crop", (5, 5))]),
+        (transforms.Compose([transforms.Pad(3), transforms.CenterCrop(5)]), []),
+        (transforms.Compose([transforms.Resize(64, max_size=80), transforms.CenterCrop(5)]), []),
+        (transforms.Compose([transforms.CenterCrop(5), lambda image: image]), [("crop", (5, 5))]),
+        (lambda image: image, []),
+        (nn.Identity(), []),
+    ],
+)
+def test_crops_are_found_where_they_can_be_told(transform: object, steps: list) -> None:
+    assert crop_steps(transform) == steps
+
+
+def test_the_page_needs_nothing_else_and_shows_names_as_they_are(
+    check: Callable[..., int], data: Path, tmp_path: Path
+) -> None:
+    strange = '<b>&"蟻 🐜'
+    for split in ("train", "val"):
+        (data / split / "ant").rename(data / split / strange)
+    shutil.copy(data / "train" / strange / "000.png", data / "val" / strange / "<i>写し.png")
+    shutil.copy(data / "train" / "bee" / "001.png", os.fsencode(data / "train" / "bee") + b"/\xff\n.png")
+    assert check() == 0
+    assert kinds(tmp_path / "report") == {("warning", "leak"): 1, ("warning", "duplicate"): 1}
+    page = Page(tmp_path / "report" / "report.html")
+    assert len(page.sources) == 5  # the balance, two pairs
+    assert all(source.startswith("data:image/") for source in page.sources)
+    assert not page.tags["b"] - 2  # our own, one for each pair
+    assert not page.tags["i"]
+    assert f"Validation: {strange}/<i>写し.png" in page.texts
+    assert any(text.endswith(r"bee/\xff\n.png") for text in page.texts)
+    assert {row["other_file"].rpartition("/")[2] for row in rows(tmp_path / "report")} == {"<i>写し.png", r"\xff\n.png"}
+
+
+def test_a_second_check_replaces_the_first(check: Callable[..., int], data: Path, tmp_path: Path) -> None:
+    copy = data / "val" / "ant" / "leak.png"
+    shutil.copy(data / "train" / "ant" / "003.png", copy)
+    check()
+    assert (tmp_path / "report" / "pairs.png").exists()
+    copy.unlink()
+    check()
+    assert not (tmp_path / "report" / "pairs.png").exists()
+    assert rows(tmp_path / "report") == []
+
+
+def test_the_report_goes_beside_the_experiments(
+    write_config: WriteConfig, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config(data=data)
+    monkeypatch.setattr(sys, "argv", ["pochi", "check", "--config", str(config)])
+    assert run(app) == 0
+    assert (tmp_path / "work_dirs" / "tiny" / "check" / "report.html").exists()
+    monkeypatch.setattr(sys, "argv", ["pochi", "list", "--work-dir", str(tmp_path / "work_dirs")])
+    assert run(app) == 0
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_read(
+    check: Callable[..., int], tmp_path: Path
+) -> None:
+    (tmp_path / "report").write_text("")
+    assert check() == 74
+    assert not (tmp_path / "work_dirs").exists()
