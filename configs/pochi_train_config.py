@@ -13,9 +13,8 @@ from pochitrain import digits_folder
 # For your own images / 自分の画像では:
 #   train_data_root = "data/train"
 #   val_data_root = "data/val"  # "auto": a part of the training images / 訓練データの一部
-sample = digits_folder("data/digits")  # scikit-learn's handwritten digits, written once as PNG files
-train_data_root = str(sample / "train")
-val_data_root = str(sample / "val")  # None: no validation / 検証なし
+train_data_root = digits_folder() / "train"  # scikit-learn's handwritten digits, written once as PNG files
+val_data_root = digits_folder() / "val"  # None: no validation / 検証なし
 batch_size = 64
 num_workers = 0  # processes that load images; try half to all of your CPU cores / CPU コア数の 1/2〜1 倍
 # on_bad_image = "skip"  # leave unreadable images out instead of stopping / 読めない画像を除外
@@ -30,11 +29,11 @@ epochs = 8  # raise it later: the run continues / 後で増やすと続きから
 learning_rate = 0.002
 optimizer = "AdamW"  # "Adam", "AdamW", "SGD", or a function of your own / 自作の関数も可
 # optimizer_params = {"weight_decay": 0.05}
-scheduler = "CosineAnnealingLR"
-scheduler_params = {"T_max": 8}  # as many as epochs / 通常は epochs と同じ値
+scheduler = "ExponentialLR"
+scheduler_params = {"gamma": 0.75}
+# scheduler = "CosineAnnealingLR"; scheduler_params = {"T_max": 8}  # as many as epochs / 通常は epochs と同じ値
 # scheduler = "StepLR"; scheduler_params = {"step_size": 30, "gamma": 0.1}
 # scheduler = "MultiStepLR"; scheduler_params = {"milestones": [30, 60, 90], "gamma": 0.1}
-# scheduler = "ExponentialLR"; scheduler_params = {"gamma": 0.95}
 # scheduler = "LinearLR"; scheduler_params = {"start_factor": 1.0, "end_factor": 0.1, "total_iters": 100}
 # scheduler = "ReduceLROnPlateau"; scheduler_params = {"factor": 0.1, "patience": 5}
 # scheduler = None; scheduler_params = None

@@ -17,8 +17,9 @@ from typing import Any
 from PIL import Image
 from pydantic.fields import FieldInfo
 
+from pochitrain.config.fields import is_identity
 from pochitrain.config.schema import Config
-from pochitrain.config.words import accepted, documentation, inner_model, is_identity, walk_settings
+from pochitrain.config.words import accepted, documentation, inner_model, walk_settings
 
 DOCS = Path(__file__).parent
 PAGES = (DOCS / "configuration.md", DOCS / "configuration.ja.md")
@@ -81,9 +82,9 @@ def draw_result(experiment: Path, path: Path, height: int = 430) -> None:
     """Put two pictures of an experiment side by side, in 256 colours: a README should load at once."""
     pictures = []
     for name in PICTURES:
-        with Image.open(experiment / "plots" / name) as picture:
-            width = round(picture.width * height / picture.height)
-            pictures.append(picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS))
+        with Image.open(experiment / "plots" / name) as file:
+            width = round(file.width * height / file.height)
+            pictures.append(file.convert("RGB").resize((width, height), Image.Resampling.LANCZOS))
     together = Image.new("RGB", (sum(picture.width for picture in pictures), height), "white")
     left = 0
     for picture in pictures:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pochitrain.data.samples import digits_folder as digits_folder
     from pochitrain.errors import PochiError as PochiError
     from pochitrain.experiment import Experiment as Experiment
+    from pochitrain.tasks.optimize import optimize as optimize
     from pochitrain.tasks.train import train as train
 
 # Resolved on first use: `import pochitrain` loads no torch.
@@ -20,9 +21,10 @@ _HOMES = {
     "PochiError": "errors",
     "digits_folder": "data.samples",
     "load_config": "config.loader",
+    "optimize": "tasks.optimize",
     "train": "tasks.train",
 }
-__all__ = ["Config", "Experiment", "PochiError", "digits_folder", "load_config", "train"]
+__all__ = ["Config", "Experiment", "PochiError", "digits_folder", "load_config", "optimize", "train"]
 
 
 def __getattr__(name: str) -> Any:

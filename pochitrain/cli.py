@@ -26,25 +26,27 @@ app = typer.Typer(
 config_app = typer.Typer(help=_("Look at settings without training."), no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config_app, name="config")
 
-ConfigOption = Annotated[Path, typer.Option("--config", "-c", help=_("The config file."))]
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help=_("The config file."))]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help=_("Put a setting over the file's, e.g. optimizer=SGD.")),
 ]
 DebugOption = Annotated[bool, typer.Option("--debug", help=_("Show the traceback of an error."))]
-WorkDirOption = Annotated[Path, typer.Option("--work-dir", help=_("Where experiments are kept."))]
+WorkDirOption = Annotated[Path, typer.Option("--work-dir", metavar="DIR", help=_("Where experiments are kept."))]
 
 
-@app.command(help=_("Train the experiment of a config: begin it, continue it, or show its result."))
+@app.command(help=_("Train: begin, continue, or show the result."))
 def train(
     config: ConfigOption = DEFAULT_CONFIG,
     set_: SetOption = None,
-    epochs: Annotated[int | None, typer.Option(help=_("Train to so many epochs in total."))] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", help=_("Train to so many epochs in total."))] = None,
     restart: Annotated[bool, typer.Option("--restart", help=_("Begin again; the old folder is kept aside."))] = False,
     strict_env: Annotated[
         bool, typer.Option("--strict-env", help=_("Refuse to continue under other versions or hardware."))
     ] = False,
-    tags: Annotated[list[str] | None, typer.Option("--tag", help=_("Label the run; may be repeated."))] = None,
+    tags: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="NAME", help=_("Label the run; may be repeated."))
+    ] = None,
     debug: DebugOption = False,
 ) -> None:
     from pochitrain.tasks.command import run_train
@@ -57,7 +59,22 @@ def train(
     run_train(config, overrides, restart=restart, strict_env=strict_env)
 
 
-@app.command("check", help=_("Look at every image: unreadable, twice there, in training and validation, cropped."))
+@app.command(
+    help=_("Kill short trainings of a config, let them go on, and compare every bit with a straight one (exit code 6).")
+)
+def verify_resume(
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_: SetOption = None,
+    steps: Annotated[int, typer.Option(min=1, metavar="N", help=_("Batches in each of the two epochs."))] = 4,
+    debug: DebugOption = False,
+) -> None:
+    from pochitrain.tasks.verify import run_verify
+
+    if code := run_verify(config, _overrides(set_), steps):
+        raise typer.Exit(code)
+
+
+@app.command("check", help=_("Check every image before training: unreadable files, duplicates, leaks, classes, crops."))
 def check_images(
     config: ConfigOption = DEFAULT_CONFIG,
     set_: SetOption = None,
@@ -70,6 +87,29 @@ def check_images(
 
     if not run_check(config, _overrides(set_), output):
         raise typer.Exit(3)
+
+
+@app.command(help=_("Search settings: train trials of a config with other values, and say which were best."))
+def optimize(
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_: SetOption = None,
+    output: Annotated[
+        Path | None, typer.Option(help=_("Where the results go; work_dirs/optuna_results by default."))
+    ] = None,
+    n_trials: Annotated[int | None, typer.Option(help=_("Search so many trials in total."))] = None,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="MINUTES", help=_("Begin no trial after so many minutes."))
+    ] = None,
+    debug: DebugOption = False,
+) -> None:
+    from pochitrain.tasks.optimize import run_optimize
+
+    overrides = _overrides(set_)
+    if n_trials is not None:
+        overrides["optuna.n_trials"] = n_trials
+    if timeout is not None:
+        overrides["optuna.timeout_minutes"] = timeout
+    run_optimize(config, overrides, output)
 
 
 @config_app.command(help=_("Show every resolved setting as a tree."))
@@ -117,7 +157,7 @@ def diff(first: str, second: str, work_dir: WorkDirOption = Path("work_dirs"), d
 def list_(
     work_dir: WorkDirOption = Path("work_dirs"),
     sort: Annotated[
-        str, typer.Option(help=_("Column to sort by: id, task, model, epochs, best, status, when, tags."))
+        str, typer.Option(help=_("Column to sort by: id, task, model, epochs, best, monitor, status, when, tags."))
     ] = "when",
     reverse: Annotated[bool, typer.Option("--reverse", "-r", help=_("Largest first."))] = False,
     debug: DebugOption = False,
@@ -136,6 +176,96 @@ def show_experiment(
     from pochitrain.tasks.experiments import show_experiment as show_it
 
     show_it(work_dir, experiment)
+
+
+@app.command(help=_("Compare experiments on the same images: settings, metrics, classes, what one fixes or breaks."))
+def compare(
+    experiments: Annotated[list[str], typer.Argument(help=_("Two or more: the beginnings of ids, or folders."))],
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", "-d", help=_("Labelled images; by default the validation images common to all.")),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help=_("The HTML file; in work_dirs/compare by default."))
+    ] = None,
+    device: Annotated[str | None, typer.Option(help=_("cpu, cuda, cuda:1, mps; the training's by default."))] = None,
+    work_dir: WorkDirOption = Path("work_dirs"),
+    debug: DebugOption = False,
+) -> None:
+    from pochitrain.tasks.compare import compare as compare_them
+
+    compare_them(experiments, work_dir, data=[str(data)] if data else [], output=output, device=device)
+
+
+@app.command(help=_("Judge images with a trained model: labelled ones get a report, others their predictions."))
+def infer(
+    experiment: Annotated[str, typer.Argument(help=_("The beginning of its id, its folder, or a .pt file."))],
+    files: Annotated[list[str] | None, typer.Argument(help=_("Image files; as --data."))] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", "-d", help=_("A folder, a table, files or a pattern; validation data by default.")),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help=_("Folder of the results; in the experiment by default."))
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help=_("Images at once; as in the training by default."))
+    ] = None,
+    device: Annotated[str | None, typer.Option(help=_("cpu, cuda, cuda:1, mps; the training's by default."))] = None,
+    top_k: Annotated[int, typer.Option(min=1, help=_("Classes listed for each image."))] = 5,
+    tta: Annotated[bool, typer.Option("--tta", help=_("Average each image with its mirror image."))] = False,
+    allow_missing_classes: Annotated[
+        bool, typer.Option("--allow-missing-classes", help=_("The folder may hold some of the classes only."))
+    ] = False,
+    sort_into: Annotated[
+        Path | None, typer.Option(help=_("Link the images into folders of the predicted classes."))
+    ] = None,
+    target_precision: Annotated[
+        float | None, typer.Option(help=_('Answer "unknown" below the confidence that this precision needs.'))
+    ] = None,
+    check_precision: Annotated[
+        bool, typer.Option("--check-precision", help=_("Count the answers that are other ones in fp32."))
+    ] = False,
+    report: Annotated[bool, typer.Option("--report/--no-report", help=_("Draw pictures and the HTML page."))] = True,
+    work_dir: WorkDirOption = Path("work_dirs"),
+    debug: DebugOption = False,
+) -> None:
+    from pochitrain.tasks.infer import Wish
+    from pochitrain.tasks.infer import infer as run_infer
+
+    wish = Wish(
+        images=[*(data or ()), *(files or ())],
+        output=output,
+        batch_size=batch_size,
+        device=device,
+        top_k=top_k,
+        tta=tta,
+        allow_missing_classes=allow_missing_classes,
+        sort_into=sort_into,
+        target_precision=target_precision,
+        check_precision=check_precision,
+        report=report,
+    )
+    run_infer(experiment, wish, work_dir=work_dir)
+
+
+@app.command(help=_("Calibrate the confidence of a trained model on labelled images."))
+def calibrate(
+    experiment: Annotated[str, typer.Argument(help=_("The beginning of its id, its folder, or a .pt file."))],
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", "-d", help=_("A labelled folder or table; validation data by default.")),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help=_("Images at once; as in the training by default."))
+    ] = None,
+    device: Annotated[str | None, typer.Option(help=_("cpu, cuda, cuda:1, mps; the training's by default."))] = None,
+    work_dir: WorkDirOption = Path("work_dirs"),
+    debug: DebugOption = False,
+) -> None:
+    from pochitrain.tasks.calibrate import calibrate as run_calibrate
+
+    run_calibrate(experiment, data or (), batch_size=batch_size, device=device, work_dir=work_dir)
 
 
 def _overrides(assignments: list[str] | None) -> dict[str, Any]:

@@ -170,6 +170,12 @@ def find_experiments(work_dir: Path) -> list[ExperimentInfo]:
     return [_info(folder) for folder in sorted(work_dir.glob("*/*/*/")) if _FOLDER.fullmatch(folder.name)]
 
 
+def same_id(work_dir: Path, full_id: str) -> list[Experiment]:
+    """Return the experiments with this id, under whatever task and model."""
+    infos = [_info(folder) for folder in sorted(work_dir.glob(f"*/*/{full_id[:ID_LENGTH]}/"))]
+    return [info.experiment for info in infos if info.experiment.id == full_id]
+
+
 def find_experiment(work_dir: Path, text: str) -> Experiment:
     """Return the experiment that `text` names: the beginning of an id, its folder, or a file inside the folder.
 

@@ -408,7 +408,7 @@ def main() -> None:
                 record = train_example(load_example(code, Path(folder)))
                 came = f"trained: train_loss {record['train_loss']:.4f}, val_accuracy {record['val_accuracy']:.1f} %"
             except PochiError as error:
-                came = f"refused: {error.problems[0].what}".replace("\n", " ")
+                came = "refused: " + " ".join(error.problems[0].what.split())
             print(f"| {title} | {came} |")
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from pochitrain.config.fields import is_identity
 from pochitrain.config.schema import Config
-from pochitrain.config.words import documentation, inner_model, is_identity, walk_settings
+from pochitrain.config.words import documentation, inner_model, walk_settings
 
 PACKAGE = Path(__file__).parents[1] / "pochitrain"
 

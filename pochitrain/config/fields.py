@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from pochitrain.locale import _
@@ -18,6 +19,13 @@ SCHEDULERS = ("StepLR", "MultiStepLR", "CosineAnnealingLR", "ExponentialLR", "Li
 def setting(default: Any = ..., *, en: str, ja: str, identity: bool = True, **constraints: Any) -> Any:
     """Declare one setting. `identity=False` promises that it leaves the weights of an epoch bit-identical."""
     return Field(default, description=en, json_schema_extra={"description_ja": ja, "identity": identity}, **constraints)
+
+
+def is_identity(info: FieldInfo) -> bool:
+    """Return what `setting` was told."""
+    extra = info.json_schema_extra
+    assert isinstance(extra, dict)
+    return bool(extra["identity"])
 
 
 def plain(value: Any) -> Any:

@@ -8,22 +8,21 @@ later version leaves every old id alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from pochitrain.config.canonical import canonical, difference, digest
-from pochitrain.config.fields import Settings
+from pochitrain.config.fields import Settings, is_identity
 from pochitrain.config.inject import named_values
 from pochitrain.config.schema import Config
-from pochitrain.config.words import is_identity
-
-__all__ = ["Identity", "canonical_settings", "difference"]
 
 VERSION = "1"
 ORDERED = ("layer_wise_lr_config.layer_rates",)  # the first match wins, so the order means something
 
+# What these mean for the weights, the data's digests say; a device changes rounding only.
+_SAID_OTHERWISE = ("train_data_root", "val_data_root", "val_fraction", "group_by", "num_classes", "device")
 _PARTS = ("model", "loss", "dataset", "train_epoch", "optimizer", "scheduler")
 
 
@@ -54,9 +53,19 @@ def canonical_settings(config: Config) -> dict[str, str]:
     if config.model is not None:
         values.pop("model_name", None)
         values.pop("pretrained", None)
-    helpers = _helpers_in_use(config)
+    helpers = _asked_for(config)
     # The user's part may iterate over a dict that it asks for, so the order of its keys may mean something.
     return canonical({**values, **helpers}, ordered=(*ORDERED, *helpers))
+
+
+def settings_difference(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """Return a line for each setting in which two canonical maps differ: "optimizer Adam → SGD", defaults included."""
+    filled = [dict(old), dict(new)]
+    for name, info in Config.model_fields.items():
+        there = [any(path.partition(".")[0].partition("[")[0] == name for path in flat) for flat in filled]
+        if there[0] != there[1] and not info.is_required() and not isinstance(info.default, Settings):
+            filled[0 if there[1] else 1].update(canonical({name: info.default}))
+    return difference(*filled)
 
 
 def _identity_values(settings: Settings) -> Iterator[tuple[str, Any]]:
@@ -72,16 +81,22 @@ def _identity_values(settings: Settings) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _helpers_in_use(config: Config) -> dict[str, Any]:
-    """Return the values of the file, settings apart, that its parts ask for by name."""
-    helpers = {
-        name: value
-        for name, value in config.origin.helpers.items()
-        if not isinstance(value, ModuleType | type) and value not in (getattr(config, part) for part in _PARTS)
+def _asked_for(config: Config) -> dict[str, Any]:
+    """Return the values that the parts ask for by name and that are not in the identity by themselves.
+
+    Those are values of the file that are no settings, and settings such as `epochs`: what a schedule makes of them
+    reaches the weights.
+    """
+    values: dict[str, Any] = {
+        name: getattr(config, name)
+        for name, info in Config.model_fields.items()
+        if not is_identity(info) and name not in _SAID_OTHERWISE
     }
+    for name, value in config.origin.helpers.items():
+        if not isinstance(value, ModuleType | type):
+            values[name] = value
     found: dict[str, Any] = {}
     for part in _PARTS:
-        value = getattr(config, part)
-        if callable(value):
-            found |= named_values(value, helpers)
+        if callable(own := getattr(config, part)):
+            found |= named_values(own, values)
     return found

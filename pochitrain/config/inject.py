@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pochitrain.config.fields import is_identity
 from pochitrain.config.schema import Config
 from pochitrain.errors import ConfigError
 from pochitrain.locale import _
@@ -37,18 +38,26 @@ def name_of(part: object) -> str:
 def named_values(part: Callable[..., Any], values: Mapping[str, Any], positional: int = 0) -> dict[str, Any]:
     """Return those of `values` that `part` names, all of them when it takes `**settings`.
 
+    Only by name, never by `**settings`, come settings that promise to leave the weights alone.
+
     Args:
         positional: so many leading parameters are given by position and are left out.
     """
     chosen: dict[str, Any] = {}
     for index, (name, parameter) in enumerate(parameters(part).items()):
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            return {key: value for key, value in values.items() if key not in list(parameters(part))[:positional]}
-        if index >= positional and name in values and parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+            first = list(parameters(part))[:positional]
+            rest = {key: value for key, value in values.items() if key not in first and not _is_operational(key)}
+            chosen = {**rest, **chosen}
+        elif index >= positional and name in values and parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
             chosen[name] = values[name]
-    if isinstance(part, functools.partial):  # what the user bound stays bound
-        chosen = {name: value for name, value in chosen.items() if name not in part.keywords}
-    return chosen
+    bound = part.keywords if isinstance(part, functools.partial) else {}  # what the user bound stays bound
+    return {name: value for name, value in chosen.items() if name not in bound}
+
+
+def _is_operational(name: str) -> bool:
+    info = Config.model_fields.get(name)
+    return info is not None and not is_identity(info)
 
 
 def call_part(setting: str, part: Callable[..., Any], values: Mapping[str, Any], *arguments: Any) -> Any:

@@ -77,10 +77,11 @@ def build_config(
         for name, value in public.items()
         if name not in settings and not isinstance(value, ModuleType) and not _is_future_import(value)
     }
-    where = Where(path, text)
+    where = Where(path, text, overrides)
     problems = misspelled(helpers, where)
     problems += _apply(settings, overrides)
-    settings = _resolve_registry(settings, path, problems)
+    # A copy of a config elsewhere may set `__file__` to say whose folder it means.
+    settings = _resolve_registry(settings, Path(namespace["__file__"]) if "__file__" in namespace else path, problems)
     added = _ask_adapter(settings, helpers)
     settings = {**{name: value for name, value in added.items() if name in Config.model_fields}, **settings}
     helpers = {**{name: value for name, value in added.items() if name not in Config.model_fields}, **helpers}

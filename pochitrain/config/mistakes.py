@@ -7,9 +7,10 @@ import contextlib
 import difflib
 import linecache
 import os
+import re
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from pochitrain.locale import _
 class Where:
     """Finds the line of a setting in the text of the file."""
 
-    def __init__(self, path: Path | None, text: str) -> None:
+    def __init__(self, path: Path | None, text: str, overrides: Collection[str] = ()) -> None:
         self.path = path
+        self.overrides = overrides
         self.lines: dict[str, int] = {}
         with contextlib.suppress(SyntaxError):
             for node in ast.parse(text).body:
@@ -54,6 +56,8 @@ class Where:
 
     def of(self, name: str) -> str:
         """Return "file:line, name", with the line of the innermost part of a dotted name that the file shows."""
+        if any(name == key or name.startswith(f"{key}.") for key in self.overrides):
+            return _("{name}, given beside the file", name=name)
         parts = name.split(".")
         candidates = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
         line = next((self.lines[c] for c in candidates if c in self.lines), None)
@@ -136,6 +140,20 @@ def value_problem(line: Any, where: Where) -> Problem:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+def located(error: ConfigError, config: Config) -> ConfigError:
+    """Return an error that names settings with the file and line of each."""
+    origin = config.origin
+    where = Where(origin.path, origin.text, origin.overrides)
+    problems = []
+    for problem in error.problems:
+        name = re.match(r"[a-z_]+(\.[a-z_]+)*", problem.where)
+        if name and name[0].partition(".")[0] in Config.model_fields:
+            place = where.of(name[0]) + problem.where[name.end() :]
+            problem = Problem(problem.what, place, problem.mend)
+        problems.append(problem)
+    return ConfigError(problems=problems)
 
 
 def syntax_problem(error: SyntaxError, path: Path) -> ConfigError:

@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -136,9 +137,9 @@ class Dimension:
         if self.kind == "categorical":
             return list(self.labels)
         step = self.step or (1 if self.kind == "int" and not self.log and self.high - self.low < 10 else None)
-        if step:
-            count = math.floor((self.high - self.low) / step + 1e-9) + 1
-            return [self._number(self.low + n * step) for n in range(count)]
+        if step:  # in decimals: 0.1 + 2 · 0.1 shall be 0.3
+            low, high, step_ = (Decimal(str(number)) for number in (self.low, self.high, step))
+            return [self._number(float(low + n * step_)) for n in range(int((high - low) / step_) + 1)]
         parts = [n / (GRID_POINTS - 1) for n in range(GRID_POINTS)]
         if self.log:
             points = [self.low * (self.high / self.low) ** part for part in parts]

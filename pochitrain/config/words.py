@@ -26,12 +26,6 @@ def inner_model(info: FieldInfo) -> type[Settings] | None:
     return info.annotation if isinstance(info.annotation, type) and issubclass(info.annotation, Settings) else None
 
 
-def is_identity(info: FieldInfo) -> bool:
-    extra = info.json_schema_extra
-    assert isinstance(extra, dict)
-    return bool(extra["identity"])
-
-
 def documentation(info: FieldInfo, japanese: bool) -> str:
     """Return the one line that documents a setting."""
     extra = info.json_schema_extra
@@ -42,8 +36,11 @@ def documentation(info: FieldInfo, japanese: bool) -> str:
 
 def accepted(info: FieldInfo) -> str:
     """Return in words which values a setting takes, for tables and messages."""
-    words = _type_words(info.annotation, info.metadata)
-    return f" {_('or')} ".join(dict.fromkeys(words))
+    return _one_of(_type_words(info.annotation, info.metadata))
+
+
+def _one_of(words: list[str]) -> str:
+    return _(" or ").join(dict.fromkeys(words))
 
 
 _LIMITS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}"}
@@ -78,7 +75,7 @@ def _type_words(annotation: Any, metadata: Any) -> list[str]:
     if origin is Literal:
         return [repr(a) for a in arguments]
     if origin is list:
-        return [_("a list of {items}", items=f" {_('or')} ".join(_type_words(arguments[0], ())))]
+        return [_("a list, each {item}", item=_one_of(_type_words(arguments[0], ())))]
     if origin is dict:
         return [_("a dict")]
     return [word for a in arguments for word in _type_words(a, metadata)]

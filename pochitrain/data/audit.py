@@ -126,8 +126,8 @@ class Finding:
 def survey(split: str, folder: ImageFolder, cache: Path, advance: Callable[[int], None] = lambda files: None) -> Survey:
     """Return what is known of the files, after decoding those that `cache` does not know.
 
-    Threads decode: on two cores as fast as processes, which take a second to start. What was decoded is in the cache
-    also when this is interrupted.
+    Threads decode. Processes take a second to start and are faster only where images are so small that it hardly
+    matters (7 500 of 32 × 32: 0.6 s against 1.0 s). What was decoded is in the cache also after an interrupt.
 
     Args:
         cache: a file for all that is below `folder.root`; it is created, and a damaged one is written anew.

@@ -84,9 +84,7 @@ class Samples(Dataset[Any]):
             if isinstance(image, Image.Image):
                 image = self.transform(image)
             return image, int(label), index
-        except (
-            Exception
-        ) as error:  # the user's transform or data set may raise anything; it is reported with its sample
+        except Exception as error:  # whatever a user's transform or data set raises is told with its sample
             reason = error.problems[0].what if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
             return Failure(index, reason)
         finally:

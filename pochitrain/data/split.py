@@ -1,4 +1,4 @@
-"""One folder becomes training and validation: decided by what an image is, so that no image ever changes sides."""
+"""One folder becomes training and validation: decided by what an image is, so that others do not move it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def split_folder(folder: ImageFolder, fraction: float, group_by: str | None) -> 
 
     Each image has a number in [0, 1) that follows from its content, or from what `group_by` finds in its path; the
     image validates when the number is below `fraction`. So adding, renaming or removing images moves no other one,
-    equal images stay together, and so do the images of one group. A class in which no number is small enough lends
-    its smallest, so that every class with two images (or groups) is validated.
+    equal images stay together, and so do the images of one group. The exception: a class in which no number is small
+    enough lends its smallest until one comes that is, so that every class with two images (or groups) is validated.
 
     Args:
         group_by: regular expression, searched in the relative path; its first group, or all it matches, is the key.

@@ -7,15 +7,15 @@ answer and no weight: what was found lies beside the model in a file of its own.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter, ValidationError
 from torch.nn import functional as F
 
 from pochitrain import durable
@@ -23,7 +23,8 @@ from pochitrain.errors import DataError
 from pochitrain.locale import _
 
 
-class Confidences(NamedTuple):
+@dataclass(frozen=True)
+class Confidences:
     """The confidences of the answers that gave one class, by whether they were right."""
 
     right: list[float]
@@ -44,7 +45,7 @@ class Calibration:
     """What `pochi calibrate` found, on images that the model was not trained on."""
 
     weights: str  # SHA-256 of the model's file
-    temperature: float
+    temperature: Annotated[float, Field(gt=0)]
     source: str  # of the images
     images: int
     log_loss: tuple[float, float]  # before, after
@@ -63,9 +64,7 @@ def file_digest(path: Path) -> str:
 
 
 def save_calibration(path: Path, calibration: Calibration) -> None:
-    values = asdict(calibration)
-    values["confidences"] = {name: found._asdict() for name, found in calibration.confidences.items()}
-    durable.write_json(path, values)
+    durable.write_json(path, asdict(calibration))
 
 
 def load_calibration(model: Path) -> Calibration | None:
@@ -78,12 +77,11 @@ def load_calibration(model: Path) -> Calibration | None:
     if not path.exists():
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        confidences = {name: Confidences(**found) for name, found in values.pop("confidences").items()}
-        pairs = {name: tuple(values.pop(name)) for name in ("log_loss", "ece")}
-        calibration = Calibration(**values, **pairs, confidences=confidences)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(_("The calibration cannot be read: {reason}", reason=error), str(path), mend) from error
+        calibration = TypeAdapter(Calibration).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise DataError(_("The calibration is damaged"), str(path), mend) from error
+    except OSError as error:
+        raise DataError(_("The file cannot be read: {error}", error=error.strerror), str(path), mend) from error
     if calibration.weights != file_digest(model):
         raise DataError(_("The calibration was made for other weights than these"), str(path), mend)
     return calibration
@@ -109,10 +107,10 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
         optimizer.zero_grad()
         value = F.cross_entropy(outputs / logarithm.exp(), true)
         value.backward()  # type: ignore[no-untyped-call]
-        return float(value)
+        return float(value.detach())
 
-    optimizer.step(loss)
-    return float(logarithm.exp())
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    return float(logarithm.detach().exp())
 
 
 def confidences_by_class(
@@ -125,7 +123,8 @@ def confidences_by_class(
     right = predicted == labels
     return {
         name: Confidences(
-            *(sorted(confidence[(predicted == label) & which].tolist(), reverse=True) for which in (right, ~right))
+            right=sorted(confidence[(predicted == label) & right].tolist(), reverse=True),
+            wrong=sorted(confidence[(predicted == label) & ~right].tolist(), reverse=True),
         )
         for label, name in enumerate(classes)
     }
@@ -137,12 +136,13 @@ def thresholds(confidences: Mapping[str, Confidences], precision: float) -> dict
 
 
 def _threshold(found: Confidences, precision: float) -> Threshold:
-    confidence = np.array([*found.right, *found.wrong], dtype=np.float64)
+    confidence = np.array([*found.right, *found.wrong])
+    if not len(confidence):
+        return Threshold(None, 0, 0, 0)
     order = np.argsort(-confidence, kind="stable")
-    right = (order < len(found.right)).cumsum()
-    answered = np.arange(1, len(order) + 1)
-    last_of_equal = np.append(np.diff(confidence[order]) != 0, [True] * bool(len(order)))
-    good = np.flatnonzero(last_of_equal & (right >= precision * answered))
+    right, answered = (order < len(found.right)).cumsum(), np.arange(1, len(order) + 1)
+    last_of_equal = np.append(np.diff(confidence[order]) != 0, True)
+    good = np.flatnonzero(last_of_equal & (right >= precision * answered - 1e-9))  # in floats, 0.07 · 100 is above 7
     if not len(good):
         return Threshold(None, 0, 0, len(order))
     at = good[-1]

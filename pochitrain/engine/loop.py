@@ -129,12 +129,6 @@ def train_step(run: Run, images: Tensor, labels: Tensor, tracked: bool = False) 
         ) from error
     logits = logits.float()
     loss = run.loss_fn(logits, labels)
-    if getattr(loss, "ndim", None) != 0:
-        raise ConfigError(
-            _("The loss gives {shape}, not one number", shape=tuple(getattr(loss, "shape", ())) or type(loss).__name__),
-            "loss",
-            _("return a tensor with the mean over the batch"),
-        )
     run.optimizer.zero_grad(set_to_none=True)
     run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     if tracked and run.gradients is not None:

@@ -38,6 +38,11 @@ class Predictions:
         return np.asarray(self.logits.argmax(axis=1), dtype=np.int64)
 
     @property
+    def names(self) -> list[str]:
+        """The predicted classes by name."""
+        return [self.classes[label] for label in self.predicted.tolist()]
+
+    @property
     def confidence(self) -> NDArray[np.float64]:
         """(N,) the probability of the predicted class."""
         return np.take_along_axis(self.probabilities, self.predicted[:, None], axis=1)[:, 0]
@@ -118,7 +123,7 @@ def predict(
         true = true[read]
     broken = _broken(loader, read)
     if not len(read):
-        raise _nothing_readable(broken)
+        raise nothing_readable(broken)
     logits = torch.cat(outputs).cpu().numpy()  # the one wait for the device
     paths = tuple(samples.name(index) for index in read.tolist())
     _check_finite(logits, paths, precision)
@@ -193,7 +198,7 @@ def _broken(loader: Loader, read: NDArray[np.int64]) -> tuple[tuple[str, str], .
     return tuple((name, sample.reason if isinstance(sample, Failure) else again) for name, sample in found)
 
 
-def _nothing_readable(broken: Sequence[tuple[str, str]], shown: int = 10) -> DataError:
+def nothing_readable(broken: Sequence[tuple[str, str]], shown: int = 10) -> DataError:
     lines = [f"{path}: {reason}" for path, reason in broken[:shown]]
     more = [_("and {count} more", count=len(broken) - shown)] if len(broken) > shown else []
     return DataError(

@@ -186,6 +186,8 @@ def build_run(config: Config, data: Data, *, precision: str | None = None) -> Ru
     if val_loader and data.val:
         probe_images(val_loader, data.val, "val_transform")
     check_outputs(model, probe, len(data.classes))
+    loss_fn = build_loss(config, weights, device)
+    check_loss(loss_fn, len(data.classes), device)
     model = model.to(device)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -202,7 +204,7 @@ def build_run(config: Config, data: Data, *, precision: str | None = None) -> Ru
         channels_last=channels_last,
         model=model,
         forward=torch.compile(model) if config.compile else model,
-        loss_fn=build_loss(config, weights, device),
+        loss_fn=loss_fn,
         optimizer=optimizer,
         scheduler=build_scheduler(config, optimizer),
         groups=groups,
@@ -307,6 +309,22 @@ def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> None:
             ),
             "model",
             _("give the last layer num_classes outputs"),
+        )
+
+
+def check_loss(loss_fn: LossFn, num_classes: int, device: torch.device) -> None:
+    """Call the loss once on two images; what the user's own raises is raised here, before anything is written.
+
+    Raises:
+        ConfigError: it gives something else than one number.
+    """
+    loss = loss_fn(torch.zeros(2, num_classes, device=device), torch.tensor([0, num_classes - 1], device=device))
+    if not isinstance(loss, Tensor) or loss.ndim != 0:
+        given = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise ConfigError(
+            _("The loss gives {given}, not one number", given=given),
+            "loss",
+            _("return a tensor with the mean over the batch"),
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -12,10 +12,12 @@ from matplotlib.colors import to_hex
 
 from pochitrain.history import History
 from pochitrain.locale import _
-from pochitrain.reports.diagnosis import Curve, Reliability
 from pochitrain.reports.evaluation_plots import PALETTE
 from pochitrain.reports.html import visible
 from pochitrain.reports.style import BLUE, MUTED, VERMILION, column
+
+if TYPE_CHECKING:
+    from pochitrain.reports.diagnosis import Curve, Reliability  # scikit-learn: seconds that a comparison need not pay
 
 Chart = dict[str, Any]
 
@@ -35,12 +37,12 @@ def colorscale(cmap: str) -> list[list[Any]]:
 
 def roc_chart(curves: Sequence[Curve]) -> Chart:
     guess = {"x": [0, 1], "y": [0, 1], "mode": "lines", "line": {"color": MUTED, "width": 1, "dash": "dash"}}
-    traces = [guess | {"showlegend": False, "hoverinfo": "skip"}, *_traces(curves, _("AUC"))]
+    traces = [guess | {"showlegend": False, "hoverinfo": "skip"}, *_traces(curves, "AUC")]
     return _square(traces, _("ROC curves"), _("False positive rate"), _("True positive rate"))
 
 
 def precision_recall_chart(curves: Sequence[Curve]) -> Chart:
-    traces = _traces(curves, _("AP"), shape="vh")
+    traces = _traces(curves, "AP", shape="vh")
     return _square(traces, _("Precision-recall curves"), _("Recall"), _("Precision"))
 
 

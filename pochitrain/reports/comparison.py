@@ -97,7 +97,8 @@ def _without_common_lines(values: list[str]) -> list[str]:
 def verdict(first: Contender, second: Contender, result: Duel) -> str:
     """Return what the comparison of two experiments amounts to, in two sentences."""
     said = _(
-        "{second} fixes {fixed} images that {first} gets wrong, and breaks {broken} (McNemar's exact test: p = {p}).",
+        "{second} fixes {fixed} of the images that {first} gets wrong, and breaks {broken} that it gets right"
+        " (McNemar's exact test: p = {p}).",
         first=first.letter,
         second=second.letter,
         fixed=len(result.fixed),
@@ -136,8 +137,8 @@ def write_comparison(contenders: Sequence[Contender], path: Path, notes: Sequenc
     ]
     for second, result in duels:
         names = {"first": first.letter, "second": second.letter}
-        fixed = _("{second} is right and {first} wrong: {count} images", count=len(result.fixed), **names)
-        broken = _("{first} is right and {second} wrong: {count} images", count=len(result.broken), **names)
+        fixed = _("{second} is right where {first} is wrong: {count}", count=len(result.fixed), **names)
+        broken = _("{first} is right where {second} is wrong: {count}", count=len(result.broken), **names)
         sections += [
             _gallery_section(fixed, first, second, result.fixed),
             _gallery_section(broken, first, second, result.broken),
@@ -175,7 +176,7 @@ def _metric_cell(evaluation: Evaluation, key: str) -> Cell:
 def _settings_section(contenders: Sequence[Contender]) -> str:
     rows = differing(contenders)
     if not rows:
-        return section(_("Settings that differ"), f"<p>{escape(_('None'))}</p>")
+        return section(_("Settings that differ"), note=_("None"))
     columns = [Column(_("Setting")), *(Column(each.title) for each in contenders)]
     body = [
         [
@@ -229,11 +230,10 @@ def _gallery_section(title: str, first: Contender, second: Contender, images: Se
     shown = images[:PICTURES]
     paths = first.predictions.paths
     _root, names = relative_names(paths)
-    figures = []
+    true, figures = _("true"), []
     for at, embedded in small_pictures(paths, shown, CARD_PIXELS):
         seen = picture(embedded, names[at]) if embedded else ""
-        said = [f"{escape(_('true'))} <b>{name(_true(first, at))}</b>"]
-        said += [_answer(each, at) for each in (first, second)]
+        said = [escape(true) + f" <b>{name(_true(first, at))}</b>", *(_answer(each, at) for each in (first, second))]
         caption = f'<figcaption>{"<br>".join(said)}<span class="path">{name(names[at])}</span></figcaption>'
         figures.append(f"<figure>{seen}{caption}</figure>")
     note = "" if len(shown) == len(images) else _("The {count} clearest are shown.", count=len(shown))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,7 +15,6 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from pochitrain.locale import _
-from pochitrain.reports.diagnosis import Curve, Reliability
 from pochitrain.reports.evaluation import Estimate, Evaluation
 from pochitrain.reports.style import (
     BLUE,
@@ -32,6 +31,9 @@ from pochitrain.reports.style import (
     write_number,
 )
 
+if TYPE_CHECKING:
+    from pochitrain.reports.diagnosis import Curve, Reliability  # scikit-learn: seconds that drawing need not pay
+
 # Okabe and Ito's colours but black, then three of Paul Tol's "muted" scheme (2021): as many as a figure has classes.
 PALETTE = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A800"),
@@ -47,7 +49,7 @@ def draw_roc(curves: Sequence[Curve], path: Path) -> Figure:
     figure, axes = _square(_("ROC curves, each class against the rest"))
     _label(axes, _("False positive rate"), _("True positive rate"))
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
-    _draw_curves(axes, curves, _("AUC"))
+    _draw_curves(axes, curves, "AUC")
     save_figure(figure, path)
     return figure
 
@@ -55,7 +57,7 @@ def draw_roc(curves: Sequence[Curve], path: Path) -> Figure:
 def draw_precision_recall(curves: Sequence[Curve], path: Path) -> Figure:
     figure, axes = _square(_("Precision-recall curves, each class against the rest"))
     _label(axes, _("Recall"), _("Precision"))
-    _draw_curves(axes, curves, _("AP"), drawstyle="steps-pre")
+    _draw_curves(axes, curves, "AP", drawstyle="steps-pre")
     save_figure(figure, path)
     return figure
 
@@ -75,7 +77,7 @@ def draw_reliability(bins: Reliability, ece: float, path: Path) -> Figure:
         Patch(color=BLUE, alpha=0.75, label=_("Accuracy, with its 95 % interval")),
         Line2D([], [], marker="o", color=INK, linestyle="none", markersize=4, label=_("Mean confidence of the step")),
         Line2D([], [], color=VERMILION, linestyle=(0, (4, 3)), label=_("Confidence = accuracy")),
-        Line2D([], [], linestyle="none", label=_("ECE {value}", value=f"{ece:.3f}")),
+        Line2D([], [], linestyle="none", label=f"ECE {ece:.3f}"),
     ]
     _legend_beside(axes, handles)
     save_figure(figure, path)
@@ -108,7 +110,7 @@ def draw_confused_pairs(evaluation: Evaluation, path: Path) -> Figure:
         axes.barh(row, count, 0.7, color=VERMILION)
         share = _("{count} ({share:.1f} % of {true})", count=count, share=100 * count / support[true], true=_name(true))
         axes.annotate(share, (count, row), (4, 0), textcoords="offset points", va="center", fontsize=8, **TEXT)
-    _name_rows(axes, [_("{true} → {predicted}", true=_name(t), predicted=_name(p)) for t, p, _count in pairs])
+    _name_rows(axes, [f"{_name(true)} → {_name(predicted)}" for true, predicted, _count in pairs])
     if not pairs:
         axes.text(0.5, 0.5, _("No mistake"), transform=axes.transAxes, ha="center", va="center", fontsize=13, **TEXT)
         axes.set_xticks([])
@@ -135,8 +137,7 @@ def draw_classes(evaluation: Evaluation, path: Path) -> Figure:
     for key, marker, color in (("precision", "D", VERMILION), ("recall", "o", "#009E73")):
         values = _columns([each[key] for each in shown])[0]
         axes.plot(100 * values, rows, marker, color=color, markersize=4, markeredgecolor="white", markeredgewidth=0.5)
-    names = [_("{name} ({count})", name=_name(each["name"]), count=each["support"]) for each in shown]
-    _name_rows(axes, names)
+    _name_rows(axes, [f"{_name(each['name'])} ({each['support']})" for each in shown])
     axes.set_xlim(0, 101)
     handles = [
         Patch(color=BLUE, alpha=0.75, label=_("F1, with its 95 % interval")),

@@ -143,7 +143,7 @@ def _headline(predictions: Predictions, evaluation: Evaluation) -> str:
         f'</span></span></div>{bar(accuracy)}<dl class="cards">{cards}</dl>',
     ]
     if predictions.broken:
-        count = _("{count} images could not be read and are not counted", count=len(predictions.broken))
+        count = _("Unreadable images, which are not counted: {count}", count=len(predictions.broken))
         said.append(f'<p class="warning">{escape(count)}</p>')
     note = _("Small print: the 95 % interval, which narrows as more images are judged.")
     return section(_("Result"), *said, f'<p class="note">{escape(note)}</p>')
@@ -158,8 +158,8 @@ def _matrix_section() -> str:
             ("mistakes", _("Mistakes only"), "false"),
         )
     )
-    selects = f'<select id="true" aria-label="{escape(_("true class"))}"></select> → '
-    selects += f'<select id="predicted" aria-label="{escape(_("predicted class"))}"></select>'
+    names = {"true": escape(_("true class")), "predicted": escape(_("predicted class"))}
+    selects = " → ".join(f'<select id="{key}" aria-label="{title}"></select>' for key, title in names.items())
     panel = f'<div class="controls">{selects}</div><div id="cell" aria-live="polite"></div>'
     plot = f'<div><div class="controls">{buttons}</div><div class="chart matrix" id="matrix"></div></div>'
     note = _("A click on a cell shows its images. Dragging over the matrix enlarges a part, a double click shows all.")
@@ -169,7 +169,7 @@ def _matrix_section() -> str:
 def _pairs_section(predictions: Predictions, evaluation: Evaluation) -> str:
     pairs = evaluation.most_confused[:PAIRS]
     if not pairs:
-        return section(_("Most confused pairs"), f"<p>{escape(_('No mistake'))}</p>")
+        return section(_("Most confused pairs"), note=_("No mistake"))
     at = {each: label for label, each in enumerate(predictions.classes)}
     support = evaluation.confusion.sum(axis=1)
     rows = []
@@ -203,7 +203,8 @@ def _classes_section(evaluation: Evaluation) -> str:
     titles = {"macro": _("Macro average"), "weighted": _("Weighted average")}
     averages = [_class_row(titles.get(key, key), each) for key, each in evaluation.averages.items()]
     note = _("A click on a heading sorts by it.")
-    parts = [table(columns, rows, sortable=True), f"<h3>{escape(_('Averages'))}</h3>", table(columns, averages)]
+    below = escape(_("Averages"))
+    parts = [table(columns, rows, sortable=True), f"<h3>{below}</h3>", table(columns, averages)]
     return section(_("Classes"), *parts, note=note)
 
 
@@ -220,7 +221,7 @@ def _curves_section() -> str:
 
 def _gallery_section(title: str, shown: Sequence[Card], *, explained: bool) -> str:
     if not shown:
-        return section(title, f"<p>{escape(_('None'))}</p>")
+        return section(title, note=_("None"))
     note = ""
     pairs = any(card.overlay for card in shown)
     if pairs:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pochitrain.config.loader import replace_settings
+from pochitrain.config.mistakes import located
 from pochitrain.errors import ConfigError
 from pochitrain.history import monitored
 from pochitrain.locale import _
@@ -28,7 +29,10 @@ def run_train(path: Path, overrides: Mapping[str, Any], *, restart: bool, strict
     log = Log(config.log_level)
     if config.print_config:
         log.table(settings_tree(config))
-    trained = train(config, restart=restart, strict_env=strict_env, log=log)
+    try:
+        trained = train(config, restart=restart, strict_env=strict_env, log=log)
+    except ConfigError as error:
+        raise located(error, config) from error
     name = monitored(trained.history, config.early_stopping.monitor)
     log.info(f"{name} {trained.metric:.4f}")
     return trained

@@ -34,7 +34,7 @@ def _grow(tree: Tree, name: str, value: Any, style: str) -> None:
         for key, item in value.items():
             _grow(branch, key, item, style)
     else:
-        tree.add(Text(f"{name} = {value if isinstance(value, str) else repr(value)}", style=style))
+        tree.add(Text(f"{name} = {value!r}", style=style))
 
 
 def show_config(path: Path, overrides: Mapping[str, Any]) -> None:
@@ -92,9 +92,9 @@ def print_ids(paths: Sequence[Path], overrides: Mapping[str, Any], explain: bool
 
 def print_difference(work_dir: Path, first: str, second: str) -> bool:
     """Print in which settings two config files or experiments differ; return whether they do."""
-    from pochitrain.config.identity import difference
+    from pochitrain.config.identity import settings_difference
 
-    lines = difference(_settings_of(work_dir, first), _settings_of(work_dir, second))
+    lines = settings_difference(_settings_of(work_dir, first), _settings_of(work_dir, second))
     print("\n".join(lines) if lines else _("no difference: the same experiment"))
     return bool(lines)
 

@@ -21,6 +21,7 @@ COLUMNS: dict[str, Callable[[ExperimentInfo], Any]] = {
     "model": lambda info: info.model,
     "epochs": lambda info: info.manifest.get("epochs_finished", 0),
     "best": lambda info: best_value(info.manifest),
+    "monitor": lambda info: str(info.manifest.get("monitor", "")),
     "status": lambda info: info.status,
     "when": lambda info: str(info.manifest.get("updated", "")),
     "tags": lambda info: ", ".join(info.manifest.get("tags") or ()),
@@ -70,6 +71,7 @@ def _titles() -> dict[str, str]:
         "model": _("model"),
         "epochs": _("epochs"),
         "best": _("best"),
+        "monitor": _("chosen by"),
         "status": _("status"),
         "when": _("when"),
         "tags": _("tags"),
@@ -83,7 +85,7 @@ def _order(value: Any) -> Any:
 def _text(info: ExperimentInfo, name: str) -> str:
     value = COLUMNS[name](info)
     if name == "best":
-        return "-" if math.isnan(value) else f"{value:.4g} {info.manifest.get('monitor', '')}"
+        return "-" if math.isnan(value) else f"{value:.4f}"
     if name == "epochs":
         return f"{value}/{info.manifest.get('epochs', '?')}"
     return str(value).replace("T", " ")[:16] if name == "when" else str(value)
@@ -110,8 +112,8 @@ def show_experiment(work_dir: Path, text: str) -> None:
         _("tags"): ", ".join(manifest.get("tags") or ()),
         _("notes"): manifest.get("notes", ""),
         _("config"): manifest.get("config_path", ""),
-        _("created"): manifest.get("created", ""),
-        _("updated"): manifest.get("updated", ""),
+        _("created"): str(manifest.get("created", "")).replace("T", " ")[:19],
+        _("updated"): str(manifest.get("updated", "")).replace("T", " ")[:19],
         **{name: str(value) for name, value in manifest.get("resolved", {}).items()},
         **{name: str(value) for name, value in manifest.get("environment", {}).items()},
     }

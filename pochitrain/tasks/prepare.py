@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pochitrain.config.identity import Identity, canonical_settings, difference
+from pochitrain.config.identity import Identity, canonical_settings, settings_difference
 from pochitrain.config.loader import InvalidConfig, load_config, remembered_imports
+from pochitrain.config.mistakes import located
 from pochitrain.config.schema import Config
 from pochitrain.data import decode
 from pochitrain.data.folder import manifest_difference
 from pochitrain.data.source import Data
 from pochitrain.errors import ConfigError, Problem
-from pochitrain.experiment import Experiment, find_experiments
+from pochitrain.experiment import Experiment, find_experiments, same_id
 from pochitrain.locale import _
 from pochitrain.parts.models import check_model, display_name
 from pochitrain.parts.optim import check_optimization
@@ -49,19 +50,23 @@ def checked_config(path: str | os.PathLike[str], overrides: Mapping[str, Any] | 
         config = load_config(path, overrides)
     except InvalidConfig as error:
         problems = [p for p in check_parts(error.partial) if p.where.split(".")[0] not in error.wrong]
-        raise ConfigError(problems=[*error.problems, *problems]) from None
+        raise ConfigError(problems=[*error.problems, *_located(problems, error.partial)]) from None
     if problems := check_parts(config):
-        raise ConfigError(problems=problems)
+        raise ConfigError(problems=_located(problems, config))
     first = _settings_of(config)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         config = load_config(path, overrides)
-    if unstable := difference(first, _settings_of(config)):
+    if unstable := settings_difference(first, _settings_of(config)):
         raise ConfigError(
             _("The config gives other values each time it is executed"),
             "\n    ".join(unstable[:10]),
             _("write fixed values: the time, random numbers and new ids do not belong into settings"),
         )
     return config
+
+
+def _located(problems: list[Problem], config: Config) -> tuple[Problem, ...]:
+    return located(ConfigError(problems=problems), config).problems if problems else ()
 
 
 def _settings_of(config: Config) -> dict[str, str]:
@@ -77,8 +82,12 @@ def check_parts(config: Config) -> list[Problem]:
 def plan(config: Config, data: Data) -> Plan:
     """Return the experiment of a config on its data."""
     identity = Identity(canonical_settings(config), data.digests)
-    folder = Path(config.work_dir), task_name(config), display_name(config)
-    return Plan(config, data, Experiment.at(*folder, identity.id), identity)
+    work_dir = Path(config.work_dir)
+    experiment = Experiment.at(work_dir, task_name(config), display_name(config), identity.id)
+    if not experiment.dir.exists():
+        # A config under another name or task is the same experiment, which may be there already.
+        experiment = next(iter(same_id(work_dir, identity.id)), experiment)
+    return Plan(config, data, experiment, identity)
 
 
 def task_name(config: Config) -> str:
@@ -93,14 +102,13 @@ def why_new(plan: Plan, limit: int = 6) -> list[str]:
 
     "learning_rate 0.001 → 0.002", "data.train +3 −1 ~2 files". The first line names the nearest experiment.
     """
-    found = [
-        info.experiment for info in find_experiments(Path(plan.config.work_dir)) if info.task == task_name(plan.config)
-    ]
+    infos = [info for info in find_experiments(Path(plan.config.work_dir)) if info.task == task_name(plan.config)]
+    found = [info.experiment for info in infos if info.manifest.get("epochs_finished")]
     others = [(other, identity) for other in found if (identity := read_identity(other)) and other != plan.experiment]
     if not others:
         return []
     nearest, identity = min(others, key=lambda pair: _distance(pair[1], plan.identity))
-    lines = difference(identity.settings, plan.identity.settings)
+    lines = settings_difference(identity.settings, plan.identity.settings)
     for name in ("data.train", "data.val"):
         if identity.data.get(name) != plan.identity.data.get(name):
             lines.append(_data_line(name, plan, nearest))

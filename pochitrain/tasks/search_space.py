@@ -8,12 +8,13 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pochitrain.config.fields import is_identity
 from pochitrain.config.identity import canonical_settings
 from pochitrain.config.loader import InvalidConfig, replace_settings
 from pochitrain.config.mistakes import Where
 from pochitrain.config.schema import Config
 from pochitrain.config.search import Dimension, Scalar
-from pochitrain.config.words import is_identity, walk_settings
+from pochitrain.config.words import walk_settings
 from pochitrain.errors import ConfigError, Problem
 from pochitrain.locale import _
 from pochitrain.parts.models import build_model
@@ -31,7 +32,7 @@ TIMED = ("seconds", "images_per_second", "latency_ms")
 
 def settings_of(dimensions: Sequence[Dimension], point: Mapping[str, Scalar]) -> dict[str, Any]:
     """Return setting → value for what was suggested."""
-    return {dimension.name: dimension.value(point[dimension.name]) for dimension in dimensions}
+    return {d.name: d.value(point[d.name]) for d in dimensions if d.name in point}
 
 
 def check_space(config: Config, classes: tuple[str, ...]) -> list[str]:
@@ -88,10 +89,17 @@ def _alone(config: Config, dimension: Dimension) -> list[Problem]:
     return list(problems.values())
 
 
+def split_key(key: str) -> tuple[str, list[str]]:
+    """Return (setting, members) of a key of the search space: `scheduler_gamma` is the member gamma of its params."""
+    name, *members = key.split(".")
+    if name.startswith("scheduler_") and name not in Config.model_fields:
+        return "scheduler_params", [name.removeprefix("scheduler_")]
+    return name, members
+
+
 def setting_name(key: str) -> str:
     """Return the top-level setting that a key of the search space belongs to."""
-    name = key.partition(".")[0]
-    return "scheduler_params" if name.startswith("scheduler_") and name not in Config.model_fields else name
+    return split_key(key)[0]
 
 
 def _attempt(config: Config, dimensions: Sequence[Dimension], point: Point) -> Config | list[Problem]:

@@ -1,4 +1,4 @@
-"""What Optuna is asked and told. The only module that knows Optuna.
+"""What Optuna is asked and told.
 
 A trial is one of Optuna's, with what only we know in its attributes: `owner` (which folder on which host trains it),
 `result`, `error`, `repeat_of`, `retry_of`. One that failed without an `error` was killed or stopped: it is run again
@@ -16,31 +16,33 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy.exc
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
-from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler
 from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.engine import make_url
 
-from pochitrain.config.identity import difference
+from pochitrain.config.canonical import difference
 from pochitrain.config.schema import Config
-from pochitrain.config.search import Dimension, Optuna, Scalar
+from pochitrain.config.search import Optuna, Scalar
 from pochitrain.errors import ConfigError, DiskError
 from pochitrain.locale import _
-from pochitrain.randomness import key
-from pochitrain.reports.study import COMPLETE, FAILED, INTERRUPTED, PRUNED, RUNNING, WAITING, TrialRow
+from pochitrain.reports.trials import COMPLETE, FAILED, INTERRUPTED, PRUNED, RUNNING, WAITING, TrialRow
+from pochitrain.tasks.sampling import (
+    Counted,
+    build_pruner,
+    distribution,
+    not_counted,
+    open_storage,
+    shown_url,
+    superseded,
+)
 from pochitrain.tasks.trial import Outcome
 
 LIVES = 3  # a trial whose process was killed so often counts as failed: it may be what kills it
-LOCKED_SECONDS = 60  # how long a statement waits for SQLite's lock
 PATIENCE_SECONDS = 300  # how long a database may be away before the search gives up
 
 _STATES = {
@@ -109,7 +111,7 @@ class Study:
         trials = self.trials()
         for trial in trials:
             if was_killed(trial, trials) and lives(trial, trials) < LIVES:
-                self._insist(lambda trial=trial: self._put_back(trial))  # type: ignore[misc]
+                self._insist(self._put_back, trial)
 
     def ask(self) -> Suggestion | None:
         """Begin a trial; None when enough have begun."""
@@ -117,7 +119,7 @@ class Study:
         while self._room():
             trial = self._insist(self._ask)
             if self._is_surplus(trial.number):  # another process asked at the same moment
-                trial.set_user_attr("surplus", True)
+                self._insist(trial.set_user_attr, "surplus", True)
                 self._tell(trial.number, TrialState.FAIL)
                 continue
             self.alive.add(trial._trial_id)
@@ -158,13 +160,16 @@ class Study:
 
     # -- trials go on
 
-    def report(self, suggestion: Suggestion, epoch: int, value: float) -> bool:
-        """Store the value of an epoch; return whether the trial goes on. Several objectives are never pruned."""
+    def report(self, suggestion: Suggestion, epoch: int, value: float, *, last: bool) -> bool:
+        """Store the value of an epoch; return whether the trial goes on.
+
+        Several objectives are never pruned, and the last epoch is no time for it: the trial is complete.
+        """
         if len(self.settings.metrics) > 1:
             return True
         try:
-            self._insist(lambda: suggestion.trial.report(value, epoch))
-            return not self._insist(suggestion.trial.should_prune)
+            self._insist(suggestion.trial.report, value, epoch)
+            return last or not self._insist(suggestion.trial.should_prune)
         except UpdateFinishedTrialError:  # it was silent for so long that another process runs it again
             return False
 
@@ -191,7 +196,7 @@ class Study:
             if outcome.status in (COMPLETE, PRUNED):
                 self._report_all(suggestion, outcome.history)
             for name, value in attributes.items():
-                self._insist(lambda n=name, v=value: suggestion.trial.set_user_attr(n, v))  # type: ignore[misc]
+                self._insist(suggestion.trial.set_user_attr, name, value)
         except UpdateFinishedTrialError:
             return
         state = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED}.get(outcome.status, TrialState.FAIL)
@@ -202,11 +207,11 @@ class Study:
         twin, trial = suggestion.twin, suggestion.trial
         assert twin is not None
         self.alive.discard(trial._trial_id)
-        trial.set_user_attr("repeat_of", twin.number)
+        self._insist(trial.set_user_attr, "repeat_of", twin.number)
         if "error" in twin.user_attrs:
-            trial.set_user_attr("error", twin.user_attrs["error"])
+            self._insist(trial.set_user_attr, "error", twin.user_attrs["error"])
         for epoch, value in twin.intermediate_values.items():
-            trial.report(value, epoch)
+            self._insist(trial.report, value, epoch)
         self._tell(trial.number, twin.state, twin.values if twin.state == TrialState.COMPLETE else None)
 
     def _report_all(self, suggestion: Suggestion, history: Sequence[Mapping[str, Any]]) -> None:
@@ -214,24 +219,25 @@ class Study:
         metric, trial = self.settings.metrics[0], suggestion.trial
         if len(self.settings.metrics) > 1:
             return
-        known = self._insist(lambda: self.storage.get_trial(trial._trial_id)).intermediate_values
+        known = self._insist(self.storage.get_trial, trial._trial_id).intermediate_values
         for record in history:
             if metric in record and record["epoch"] not in known:
-                self._insist(lambda r=record: trial.report(r[metric], r["epoch"]))  # type: ignore[misc]
+                self._insist(trial.report, record[metric], record["epoch"])
 
     # -- what is known
 
     def trials(self) -> list[FrozenTrial]:
         """Return every trial that Optuna knows; do not change them."""
-        return self._insist(lambda: self.study.get_trials(deepcopy=False))
+        return self._insist(self.study.get_trials, deepcopy=False)
 
     def rows(self) -> list[TrialRow]:
         """Return the trials that count, and those that are at work, were stopped, or wait to be run again."""
         trials = self.trials()
-        return [_row(t, trials) for t in trials if t.number not in superseded(trials) and "surplus" not in t.user_attrs]
+        gone = not_counted(trials)
+        return [_row(trial, trials) for trial in trials if trial.number not in gone]
 
     def importances(self) -> dict[str, float]:
-        """Return how much of the variance of the first objective each setting explains (fANOVA); {} when nobody can say.
+        """Return how much of the variance of the first objective each setting explains (fANOVA); {} when none can tell.
 
         Costs a tenth of a second, more with hundreds of trials.
         """
@@ -242,7 +248,7 @@ class Study:
         found = optuna.importance.get_param_importances(self.study, evaluator=evaluator, target=lambda t: t.values[0])
         return {name: float(value) for name, value in found.items()}
 
-    def pareto(self) -> list[int]:
+    def best(self) -> list[int]:
         """Return the numbers of the best trials: one, or with several objectives those that none beats in all."""
         if not any(t.state == TrialState.COMPLETE for t in self.trials()):
             return []
@@ -252,7 +258,7 @@ class Study:
     # -- the storage
 
     def _tell(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
-        self._insist(lambda: self.study.tell(number, values, state, skip_if_finished=True))
+        self._insist(self.study.tell, number, values, state, skip_if_finished=True)
 
     def _put_back(self, trial: FrozenTrial) -> None:
         again = optuna.trial.create_trial(
@@ -267,19 +273,15 @@ class Study:
     def _fail_the_silent(self, database: RDBStorage) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            self._insist(lambda: optuna.storages.fail_stale_trials(self.study))
+            self._insist(optuna.storages.fail_stale_trials, self.study)
         # One that was killed before it could say whose it is has no heartbeat that could end.
         patience = timedelta(seconds=2 * self.settings.heartbeat_seconds)
         for trial in self.trials():
-            if (
-                trial.state == TrialState.RUNNING
-                and "owner" not in trial.user_attrs
-                and trial._trial_id not in self.alive
-            ):
-                if trial.datetime_start is None or datetime.now() - trial.datetime_start > patience:
-                    self._tell(trial.number, TrialState.FAIL)
+            nobody = trial.state == TrialState.RUNNING and "owner" not in trial.user_attrs
+            if nobody and trial.datetime_start and datetime.now() - trial.datetime_start > patience:
+                self._tell(trial.number, TrialState.FAIL)
 
-    def _insist(self, action: Callable[[], _T]) -> _T:
+    def _insist(self, action: Callable[..., _T], *arguments: Any, **named: Any) -> _T:
         """Return what `action` returns, once the storage answers.
 
         Raises:
@@ -288,24 +290,16 @@ class Study:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                return action()
+                return action(*arguments, **named)
             except (StorageInternalError, sqlalchemy.exc.OperationalError) as error:
                 if time.monotonic() > deadline:
                     reason = str(error.__cause__ or error).splitlines()[0]
                     raise DiskError(
                         _("The storage of the study does not answer: {reason}", reason=reason),
-                        shown_url(self.settings.storage),
+                        shown_url(self.settings.storage or ""),
                         _("look after the database; the same command continues"),
                     ) from error
                 time.sleep(1)
-
-
-# ------------------------------------------------------------------------------------------------------- trials, in words
-
-
-def superseded(trials: Sequence[FrozenTrial]) -> set[int]:
-    """Return the numbers of the trials that were run again under another number."""
-    return {number for trial in trials for number in trial.user_attrs.get("retry_of", ())}
 
 
 def was_killed(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
@@ -351,9 +345,6 @@ def _row(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> TrialRow:
     )
 
 
-# ------------------------------------------------------------------------------------------------ settings become objects
-
-
 def open_study(config: Config, made_of: Mapping[str, Any]) -> Study:
     """Return the study of a config: the one in its storage, or a new one.
 
@@ -366,14 +357,16 @@ def open_study(config: Config, made_of: Mapping[str, Any]) -> Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     settings = config.optuna
     storage = open_storage(settings)
+    sampler = Counted(settings, config.seed)
     study = optuna.create_study(
         storage=storage,
         study_name=settings.study_name,
         directions=list(settings.directions),
-        sampler=Counted(settings, config.seed),
+        sampler=sampler,
         pruner=build_pruner(settings),
         load_if_exists=True,
     )
+    sampler.study = study
     there = study.user_attrs
     if "made_of" not in there:
         study.set_user_attr("token", uuid.uuid4().hex)
@@ -386,102 +379,3 @@ def open_study(config: Config, made_of: Mapping[str, Any]) -> Study:
             _("give the new study another name, or restore the old settings"),
         )
     return Study(settings, storage, study)
-
-
-def open_storage(settings: Optuna) -> RDBStorage | InMemoryStorage:
-    if settings.storage is None:
-        return InMemoryStorage()
-    url = settings.storage
-    if url.startswith("postgresql://") and find_spec("psycopg"):  # SQLAlchemy before 2.1 would look for psycopg2
-        url = url.replace("postgresql://", "postgresql+psycopg://", 1)
-    waits = {"connect_args": {"timeout": LOCKED_SECONDS}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            return RDBStorage(url, engine_kwargs=waits, heartbeat_interval=settings.heartbeat_seconds)
-    except ImportError as error:
-        mend = _('install its driver; for PostgreSQL: pip install "psycopg[binary]"')
-        raise ConfigError(_("The storage needs a driver: {reason}", reason=error), "optuna.storage", mend) from error
-    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, StorageInternalError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            _("The storage cannot be opened: {reason}", reason=reason),
-            f"optuna.storage = {shown_url(settings.storage)}",
-            _('for example "sqlite:///optuna_study.db" or "postgresql://user@host/database"'),
-        ) from error
-
-
-def shown_url(url: str | None) -> str | None:
-    """Return a URL without its password."""
-    try:
-        return None if url is None else make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        return "…"
-
-
-def distribution(dimension: Dimension) -> BaseDistribution:
-    if dimension.kind == "categorical":
-        return CategoricalDistribution(dimension.labels)
-    low, high, step = dimension.low, dimension.high, dimension.step
-    if step is not None:  # the last step that is reached, which Optuna would otherwise find with a warning
-        high = dimension.grid()[-1]  # type: ignore[assignment]
-    if dimension.kind == "int":
-        return IntDistribution(int(low), int(high), log=dimension.log, step=int(step or 1))
-    return FloatDistribution(low, high, log=dimension.log, step=step)
-
-
-def build_pruner(settings: Optuna) -> BasePruner:
-    """Return the pruner with Optuna's defaults; what has no default there is the guide's."""
-    pruners: dict[str | None, Callable[[], BasePruner]] = {
-        "MedianPruner": optuna.pruners.MedianPruner,
-        "PercentilePruner": lambda: optuna.pruners.PercentilePruner(25.0),
-        "SuccessiveHalvingPruner": optuna.pruners.SuccessiveHalvingPruner,
-        "HyperbandPruner": lambda: optuna.pruners.HyperbandPruner(max_resource=settings.optuna_epochs),
-        "NopPruner": optuna.pruners.NopPruner,
-        None: optuna.pruners.NopPruner,
-    }
-    return pruners[settings.pruner]()
-
-
-class Counted(BaseSampler):
-    """Gives each trial a sampler of its own, whose seed follows from the study's seed and the trial's place in it.
-
-    So a study suggests the same after an interruption as without one. All four samplers keep what they know in the
-    storage; making one costs microseconds.
-    """
-
-    def __init__(self, settings: Optuna, seed: int) -> None:
-        self.settings, self.seed = settings, seed
-        self.now: BaseSampler = optuna.samplers.RandomSampler()
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        trials = study.get_trials(deepcopy=False)
-        gone = superseded(trials) | {t.number for t in trials if "surplus" in t.user_attrs}
-        self.now = self._sampler(trial.number - sum(number < trial.number for number in gone))
-        self.now.before_trial(study, trial)
-
-    def _sampler(self, place: int) -> BaseSampler:
-        seed = key(self.seed, "suggest", place) & 0xFFFFFFFF  # NumPy's limit
-        samplers: dict[str, Callable[[], BaseSampler]] = {
-            "TPESampler": lambda: optuna.samplers.TPESampler(seed=seed),
-            "RandomSampler": lambda: optuna.samplers.RandomSampler(seed=seed),
-            "CmaEsSampler": lambda: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
-            "GridSampler": lambda: optuna.samplers.GridSampler(
-                {dimension.name: dimension.grid() for dimension in self.settings.dimensions()},
-                seed=self.seed & 0xFFFFFFFF,  # the order of the grid's points is one for the whole study
-            ),
-        }
-        return samplers[self.settings.sampler]()
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self.now.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return self.now.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        return self.now.sample_independent(study, trial, param_name, param_distribution)

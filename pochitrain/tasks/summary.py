@@ -34,12 +34,12 @@ def say_start(log: Log, plan: Plan, run: Run) -> None:
     )
     for note in data.notes:
         log.warning(note)
-    size = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
+    size = f"{sum(parameter.numel() for parameter in run.model.parameters()):,}"
     layout = ", channels_last" if run.channels_last else ""
     name = experiment.dir.parent.name
     log.info(
         _(
-            "model       {name}, {size:.1f} M parameters, on {device} in {precision}{layout}",
+            "model       {name}, {size} parameters, on {device} in {precision}{layout}",
             name=name,
             size=size,
             device=run.device,
@@ -48,7 +48,7 @@ def say_start(log: Log, plan: Plan, run: Run) -> None:
         )
     )
     if any(weight != 1 for weight in run.class_weights):
-        shown = ", ".join(f"{name} {weight:.4g}" for name, weight in zip(run.classes, run.class_weights, strict=True))
+        shown = ", ".join(f"{name}: {weight:.4g}" for name, weight in zip(run.classes, run.class_weights, strict=True))
         log.info(_("class weights  {weights}", weights=shown))
     if run.groups:
         log.table(layer_table(run))

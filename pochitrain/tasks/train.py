@@ -79,11 +79,11 @@ def train(
     with lock(experiment):
         if experiment.experiment_json.exists():  # another process began it in the meantime, and has ended
             return _go_on(chosen, strict_env, log, trial)
-        return _begin(chosen, run, log, trial)
+        return _begin(chosen, run, log, trial, say_why=not restart)
 
 
-def _begin(chosen: Plan, run: Run, log: Log, trial: Trial | None) -> Trained:
-    reasons = [] if trial else why_new(chosen)
+def _begin(chosen: Plan, run: Run, log: Log, trial: Trial | None, *, say_why: bool = True) -> Trained:
+    reasons = why_new(chosen) if say_why and not trial else []
     outputs = Outputs(chosen, run, log, {})
     outputs.write_identity()
     log.write_to(chosen.experiment.train_log)
@@ -106,7 +106,10 @@ def _go_on(chosen: Plan, strict_env: bool, log: Log, trial: Trial | None) -> Tra
     manifest = _manifest_of(experiment)
     history: History = loaded.state["history"]
     if manifest.get("status") == "complete" and _nothing_left(history, config):
-        log.info(_("Already complete: {epochs} epochs. Raise epochs to continue.", epochs=len(history)))
+        if len(history) >= config.epochs:
+            log.info(_("Already complete: {epochs} epochs. Raise epochs to continue.", epochs=len(history)))
+        else:
+            log.info(_("Already complete: stopped early after {epochs} epochs.", epochs=len(history)))
         labels = {"tags": list(config.tags), "notes": config.notes}
         if any(manifest.get(name) != value for name, value in labels.items()):
             write_manifest(experiment, {**manifest, **labels})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 import traceback
@@ -23,6 +24,7 @@ from pochitrain.errors import ConfigError, DiskError, PochiError, Problem, Stopp
 from pochitrain.experiment import read_manifest, write_manifest
 from pochitrain.history import History, Record
 from pochitrain.locale import _
+from pochitrain.reports.trials import COMPLETE, FAILED, INTERRUPTED, PRUNED
 from pochitrain.sinks.console import Log
 from pochitrain.tasks.prepare import plan
 from pochitrain.tasks.search_space import settings_of
@@ -30,7 +32,6 @@ from pochitrain.tasks.train import Trial, train
 
 READ_WITH_THE_DATA = ("train_data_root", "val_data_root", "val_fraction", "group_by", "on_bad_image", "num_classes")
 MEASURED = ("latency_ms", "parameters")  # metrics of the model as it stands, not of an epoch
-COMPLETE, PRUNED, FAILED, INTERRUPTED = "COMPLETE", "PRUNED", "FAILED", "INTERRUPTED"
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Work:
     """A training that is to be done; it travels to a worker process."""
 
     number: int
-    point: Mapping[str, Scalar] = field(default_factory=dict)  # what was suggested
-    fixed: Mapping[str, Any] = field(default_factory=dict)  # settings that the study decides
+    point: Mapping[str, Scalar] | None  # what was suggested; None: the file's own values
+    fixed: Mapping[str, Any]  # settings that the study decides
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,17 @@ class Outcome:
 
     status: str
     history: History = field(default_factory=list)
-    measured: Record = field(default_factory=dict)
+    values: list[float] | None = None  # of the metrics, at the best epoch
     experiment: str = ""  # the full id
     folder: str = ""
     seconds: float = 0.0
     error: str = ""  # why it failed, one sentence
     trace: str = ""  # of an exception that nobody expected
+    gracefully: bool = False  # interrupted by a signal that somebody sent, everything saved
+
+    def summary(self) -> dict[str, Any]:
+        """Return what is stored with the trial."""
+        return {"experiment": self.experiment, "folder": self.folder, "seconds": round(self.seconds, 3)}
 
 
 class Trainer:
@@ -72,31 +78,39 @@ class Trainer:
             DiskError: no other trial would fare better.
         """
         started = time.monotonic()
+        metrics = self.config.optuna.metrics
         ended = False
 
         def ask(record: Record) -> bool:
             nonlocal ended
+            check_metrics(record, metrics)
             ended = not goes_on(record)
             return not ended
 
         try:
             config = self.trial_config(work)
             data = self.data_of(config)
-            done = train(config, data=data, log=Log(config.log_level, quiet=True), trial=Trial(ask, keeps))
-            measured = measure(config, data) if set(MEASURED) & set(self.config.optuna.metrics) else {}
+            log = Log(config.log_level, quiet=True)
+            done = train(config, data=data, log=log, trial=Trial(ask, lambda history: not ended and keeps(history)))
+            measured = measure(config, data) if set(MEASURED) & set(metrics) else {}
+            rows = [{**record, **measured} for record in done.history]
+            values = objective(rows, metrics, self.config.optuna.directions)
         except StoppedError:
-            return Outcome(INTERRUPTED)
+            return Outcome(INTERRUPTED, gracefully=True)
         except DiskError:
             raise
         except Exception as error:  # out of memory, NaN, the user's code, a driver: the next trial may fare better
             return self._failure(work, error, time.monotonic() - started)
-        seconds = time.monotonic() - started
-        folder = str(done.experiment.dir)
-        return Outcome(PRUNED if ended else COMPLETE, done.history, measured, done.experiment.id, folder, seconds)
+        status, error_ = PRUNED if ended else COMPLETE, ""
+        if values is None:
+            status, error_ = FAILED, _("No epoch has a number for {metrics}", metrics=", ".join(metrics))
+        folder, seconds = str(done.experiment.dir), time.monotonic() - started
+        return Outcome(status, done.history, values, done.experiment.id, folder, seconds, error_)
 
     def trial_config(self, work: Work) -> Config:
         """Return the file's config with the suggested values over it."""
-        return replace_settings(self._fresh(), {**work.fixed, **settings_of(self.dimensions, work.point)})
+        suggested = {} if work.point is None else settings_of(self.dimensions, work.point)
+        return replace_settings(self._fresh(), {**work.fixed, **suggested})
 
     def data_of(self, config: Config) -> Data:
         """Return the data of a trial: what was read for another one, when both ask for the same."""
@@ -164,22 +178,18 @@ def _latency_ms(run: Run) -> float:
     return statistics.median(times[10:])
 
 
-def objective(
-    history: History, measured: Record, metrics: Sequence[str], directions: Sequence[Direction]
-) -> list[float] | None:
-    """Return the values of a trial: all of the epoch that is best by the first metric. None without any number.
-
-    Raises:
-        ConfigError: a metric is in no record.
-    """
-    rows = [{**record, **measured} for record in history]
-    for metric in metrics:
-        if rows and metric not in rows[-1]:
-            names = ", ".join(name for name, value in rows[-1].items() if isinstance(value, int | float))
-            raise ConfigError(
-                _("An epoch has no {metric}", metric=metric), "optuna.metric", _("it has: {names}", names=names)
-            )
-    sign = -1.0 if directions[0] == "minimize" else 1.0
-    counted = [row for row in rows if all(row[metric] == row[metric] for metric in metrics)]  # NaN equals nothing
+def objective(rows: Sequence[Record], metrics: Sequence[str], directions: Sequence[Direction]) -> list[float] | None:
+    """Return the values of a trial: all of the epoch that is best by the first metric. None without any number."""
+    sign = 1.0 if directions[0] == "maximize" else -1.0
+    counted = [row for row in rows if not any(math.isnan(row.get(metric, math.nan)) for metric in metrics)]
     best = max(counted, key=lambda row: sign * row[metrics[0]], default=None)
     return [float(best[metric]) for metric in metrics] if best else None
+
+
+def check_metrics(record: Record, metrics: Sequence[str]) -> None:
+    """Raise a ConfigError when a metric is no column of an epoch."""
+    for metric in metrics:
+        if metric not in (*record, *MEASURED):
+            names = ", ".join(name for name, value in record.items() if isinstance(value, int | float))
+            what, mend = _("An epoch has no {metric}", metric=metric), _("it has: {names}", names=names)
+            raise ConfigError(what, "optuna.metric", mend)

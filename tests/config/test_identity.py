@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pochitrain.config.identity import Identity, canonical_settings, difference
+from pochitrain.config.identity import Identity, canonical_settings, settings_difference
 from pochitrain.config.loader import load_config
+from pochitrain.config.fields import is_identity
 from pochitrain.config.schema import Config
-from pochitrain.config.words import is_identity, walk_settings
+from pochitrain.config.words import walk_settings
 from pochitrain.errors import ConfigError
 
 WriteConfig = Callable[..., Path]
@@ -20,8 +21,7 @@ SHIPPED = Path(__file__).parents[2] / "configs" / "pochi_train_config.py"
 # Texts that only some values may replace.
 ALTERNATIVES = {
     "AdamW": "SGD",
-    "CosineAnnealingLR": "ExponentialLR",
-    "T_max": "eta_min",
+    "ExponentialLR": "StepLR",
     "resnet18": "resnet34",
     "auto": "fp32",
     "val_accuracy": "val_loss",
@@ -31,7 +31,6 @@ ALTERNATIVES = {
     "MedianPruner": "NopPruner",
     "train": "val",
     "val": "train",
-    "data/digits": "data/digits",
 }
 # Settings that have no say while another one switches them off.
 ASLEEP = {"layer_wise_lr_config": "enable_layer_wise_lr"}
@@ -87,8 +86,7 @@ def test_every_literal_of_the_shipped_config_moves_the_id_or_is_declared_not_to(
             continue
         same = canonical_settings(config) == original
         operational = name in Config.model_fields and not is_identity(Config.model_fields[name])
-        # `sample` and the data roots name where images lie: the images themselves count, not their folder.
-        expected = operational or name == "sample" or (name in ASLEEP and not getattr(config, ASLEEP[name]))
+        expected = operational or (name in ASLEEP and not getattr(config, ASLEEP[name]))
         if same != expected:
             wrong.append((name, before, node.value, "same" if same else "moved"))
         moved, stayed = moved + (not same), stayed + same
@@ -119,7 +117,7 @@ def test_the_ids_of_today_are_the_ids_of_tomorrow(write_config: WriteConfig, shi
 GOLDEN = {  # the same on Python 3.11, 3.12 and 3.13
     "tiny": "a02710088a9fc3a11e22dc7e76747532b33a7045a657ad11a2e17d58ab6cd938",
     "layered": "4939acdf6df61847d19005f3266201fc930b2aa60bb73e8e1c19681d4eb10399",
-    "shipped": "eccd0ce81f6ebfe201fb55413e8330b8361c7ae149737d3c6d0bf78cc7aa4a2a",
+    "shipped": "3067489038e072fa4774fdd3aad6fb5b6c2e229300772ffb9018d5ae3fb2bdbc",
 }
 
 
@@ -148,7 +146,7 @@ def test_a_value_that_a_part_asks_for_counts_and_others_do_not(write_config: Wri
     base = canonical_settings(load_config(write_config(lines + "hidden = 8\nunused = 1")))
     assert canonical_settings(load_config(write_config(lines + "hidden = 8\nunused = 2"))) == base
     other = canonical_settings(load_config(write_config(lines + "hidden = 9\nunused = 1")))
-    assert difference(base, other) == ["hidden 8 → 9"]
+    assert settings_difference(base, other) == ["hidden 8 → 9"]
 
 
 def test_a_default_written_out_is_no_difference(write_config: WriteConfig) -> None:

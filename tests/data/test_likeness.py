@@ -110,7 +110,9 @@ def test_what_is_usual_in_a_group_does_not_count() -> None:
 
 
 def test_a_small_group_goes_by_all_pictures() -> None:
-    """Of ten files of one picture nobody could learn that near pictures are usual."""
+    """Of ten files of one picture nobody could learn that near pictures are usual; of all the others one can."""
+    groups = np.repeat([0, 1], [10, 190])
     copies = np.repeat(signatures(range(1)), 10, axis=0)
-    bars = limits(np.concatenate([copies, signatures(range(1, 200))]), np.repeat([0, 1], [10, 199]))
-    assert np.all(bars > 0.9 * ALIKE)
+    assert np.all(limits(np.concatenate([copies, signatures(range(1, 191))]), groups) > 0.9 * ALIKE)
+    assert np.all(limits(signatures(range(100, 300), like=1, share=0.85), groups) < 0.5 * ALIKE)
+    assert np.all(limits(copies, groups[:10]) == np.float32(ALIKE))

@@ -19,6 +19,7 @@ from pochitrain.data import loaders
 from pochitrain.data.loaders import Batches, Loader, Samples, watching
 from pochitrain.engine.loop import fit
 from pochitrain.errors import DataError
+from pochitrain.history import History
 from pochitrain.randomness import permutation
 from tests.conftest import pochi
 from tests.engine.tiny import fitted, run_of, same_weights, untimed, weights
@@ -305,6 +306,26 @@ def test_a_process_that_dies_or_hangs_is_an_error_that_names_the_sample(
 
 
 @pytest.mark.usefixtures("no_child_is_left")
+@pytest.mark.parametrize("killed", [2, 5])
+def test_only_the_sample_of_the_dead_is_named_and_the_others_are_ended(killed: int) -> None:
+    """Of two processes, each at its own sample for longer than the test lasts, one dies."""
+
+    class Items:
+        def __len__(self) -> int:
+            return 6
+
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            if index in (2, 5):
+                time.sleep(0.5 if index == killed else 600)
+                os._exit(1)
+            return torch.zeros(3, 2, 2), index
+
+    with pytest.raises(DataError) as caught:
+        list(loader_of(Items(), batch_size=3, shuffle=False, workers=2).epoch(1))
+    assert caught.value.problems[0].where == f"sample {killed}"
+
+
+@pytest.mark.usefixtures("no_child_is_left")
 def test_a_death_is_noticed_while_the_training_computes(
     write_config: WriteConfig, victim: tuple[str, tuple[int, ...]]
 ) -> None:
@@ -370,7 +391,11 @@ def test_forked_workers_know_the_code_of_the_config_file(
 ) -> None:
     start_method("fork")
     path = write_config(LOCAL)
-    assert same_weights(weights(fitted(path)[0]), weights(fitted(path, num_workers=2)[0]))
+    run = run_of(path, num_workers=2)
+    before = set(children())
+    fit(run, [], epochs=2)
+    assert set(children()) <= before, "they end with the training, not when the run is thrown away"
+    assert same_weights(weights(run), weights(fitted(path)[0]))
 
 
 def test_a_forkserver_knows_it_too_and_a_death_is_noticed(
@@ -384,25 +409,34 @@ def test_a_forkserver_knows_it_too_and_a_death_is_noticed(
     monkeypatch.setattr(loaders, "POLL_SECONDS", 1)
     start_method("forkserver")
     path, pixel = victim
+    now = tmp_path / "now"
     deadly = f"""
 import os
+from pathlib import Path
+now = Path({str(now)!r})
 def last(image):
-    if image.getpixel((0, 0)) == {pixel!r} and os.path.exists({str(tmp_path / "now")!r}):
+    if image.getpixel((0, 0)) == {pixel!r} and now.exists():
+        now.touch()
         os._exit(1)
     return transforms.Compose([transforms.ToTensor(), make(), lambda t: shift(t) - 0.1])(image)
 train_transform = last
 val_data_root = None
 """
     config = write_config(LOCAL + deadly)
+    alone = weights(fitted(config, epochs=1)[0])
     run = run_of(config, num_workers=1)
-    history = fit(run, [], epochs=1)
-    assert same_weights(weights(run), weights(fitted(config, epochs=1)[0]))
-    (tmp_path / "now").touch()
-    started = time.monotonic()
+    kept: list[dict[str, Tensor]] = []
+
+    def save(_epoch: int, _history: History) -> None:
+        kept.append(weights(run))
+        now.touch()
+
     with pytest.raises(DataError) as caught:
-        fit(run, history, epochs=2)
+        fit(run, [], epochs=2, save=save)
+    assert time.time() - now.stat().st_mtime < 10
     assert caught.value.problems[0].where == path
-    assert time.monotonic() - started < 10
+    assert len(kept) == 1
+    assert same_weights(kept[0], alone)
 
 
 def test_the_command_trains_with_spawned_workers(write_config: WriteConfig, tmp_path: Path) -> None:

@@ -45,18 +45,20 @@ def test_the_figures_of_validation_do_not_depend_on_the_batch_size(write_config:
         assert record["val_loss"] == pytest.approx(records[0]["val_loss"], rel=1e-6)
 
 
-def test_the_confusion_matrix_counts_the_last_validation(write_config: WriteConfig) -> None:
-    run, history = fitted(write_config(NET + "learning_rate = 0.05\n"), epochs=4)
+def test_the_confusion_matrix_has_a_row_for_each_true_class(write_config: WriteConfig) -> None:
+    run = run_of(write_config(NET))
+    record = evaluate(run)
     assert run.confusion is not None
-    assert run.confusion.sum(dim=1).tolist() == [3, 3, 3]
-    assert 100 * int(run.confusion.diagonal().sum()) / 9 == pytest.approx(history[-1]["val_accuracy"])
-    run.model.eval()
+    assert run.val_loader is not None
     expected = torch.zeros(3, 3, dtype=torch.int64)
     with torch.no_grad():
-        for images, labels in run.val_loader.epoch(1):  # type: ignore[union-attr]
+        for images, labels in run.val_loader.epoch(1):
             for label, guess in zip(labels, run.model(images).argmax(1), strict=True):
                 expected[label, guess] += 1
     assert torch.equal(run.confusion, expected)
+    assert run.confusion.sum(dim=1).tolist() == [3, 3, 3]
+    assert not torch.equal(expected, expected.T)
+    assert 100 * int(expected.diagonal().sum()) / 9 == pytest.approx(record["val_accuracy"])
 
 
 def test_without_validation_data(write_config: WriteConfig) -> None:
@@ -149,7 +151,6 @@ def test_a_run_goes_on_after_any_step_as_if_it_had_never_stopped(
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_run_goes_on_in_low_precision(write_config: WriteConfig, precision: str) -> None:
-    """The scaler of fp16 is part of the state."""
     path = write_config(RICH + f"precision = {precision!r}\n")
     whole, expected = fitted(path, epochs=3)
     state, done, history = stopped_at(path, "train", 2, epoch=2)
@@ -157,6 +158,14 @@ def test_a_run_goes_on_in_low_precision(write_config: WriteConfig, precision: st
     restore(run, state, done)
     assert untimed(fit(run, history, epochs=3)) == untimed(expected)
     assert same_weights(weights(run), weights(whole))
+
+
+def test_the_scale_of_fp16_is_part_of_the_state(write_config: WriteConfig) -> None:
+    path = write_config(NET)
+    run, other = (run_of(path, precision="fp16") for _number in range(2))
+    run.scaler.load_state_dict({**run.scaler.state_dict(), "scale": 8.0})
+    restore(other, state_of(run), step=0)
+    assert other.scaler.get_scale() == 8.0
 
 
 def test_a_resume_does_not_read_what_was_done(write_config: WriteConfig, tmp_path: Path) -> None:

@@ -223,6 +223,23 @@ def test_lazy_modules_take_their_shape_from_the_first_image_and_train(write_conf
     assert not same_weights(before, weights(run))
 
 
+def test_what_a_model_keeps_from_the_trial_can_be_trained_with(write_config: WriteConfig) -> None:
+    """A tensor made in torch's inference mode could not."""
+    lines = """
+class model(nn.Module):
+    places = None
+    def __init__(self, num_classes):
+        super().__init__()
+        self.scale, self.body = nn.Parameter(torch.ones(192)), nn.Linear(192, num_classes)
+    def forward(self, images):
+        if self.places is None:
+            self.places = torch.linspace(0, 1, 192)
+        return self.body(images.flatten(1) + self.scale * self.places)
+"""
+    run, _history = fitted(write_config(lines), epochs=1)
+    assert not torch.equal(run.model.get_parameter("scale"), torch.ones(192))
+
+
 # -- machine
 
 

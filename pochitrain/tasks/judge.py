@@ -1,0 +1,158 @@
+"""What `infer` and `calibrate` share: a trained model, images to show it, and its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+
+from pochitrain.config.identity import canonical_settings, difference
+from pochitrain.config.loader import remembered_imports
+from pochitrain.config.schema import Config
+from pochitrain.data.folder import manifest_difference
+from pochitrain.data.pick import Picked, pick_images, pick_validation
+from pochitrain.engine.loading import LoadedModel, find_model, load_model, snapshot_config
+from pochitrain.engine.predict import Predictions, nothing_readable, predict
+from pochitrain.engine.run import choose_device, choose_precision, make_deterministic
+from pochitrain.errors import ConfigError
+from pochitrain.locale import _
+from pochitrain.sinks.console import EpochBar, Log
+from pochitrain.tasks.prepare import read_data_manifest, read_identity
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A trained model that is ready to answer on this machine; it says what it does."""
+
+    loaded: LoadedModel
+    device: torch.device
+    precision: str
+    batch_size: int
+    log: Log
+
+    @classmethod
+    def of(cls, work_dir: Path, text: str, device: str | None, batch_size: int | None, log: Log | None) -> Judge:
+        """Load the model that `text` names.
+
+        Raises:
+            ConfigError, DataError: there is no such experiment, file or device, or it cannot be used.
+        """
+        loaded, log = load_model(*find_model(work_dir, text)), log or Log()
+        chosen = _device(loaded.config, device)
+        judge = cls(loaded, chosen, _precision(loaded, chosen), batch_size or loaded.config.batch_size, log)
+        make_deterministic(loaded.config)
+        log.info(_("model   {path} ({name}, epoch {epoch})", path=loaded.path, name=loaded.name, epoch=loaded.epoch))
+        log.info(_("device  {device}, {precision}", device=chosen, precision=judge.precision))
+        for line in _changed_code(loaded):
+            log.warning(_("the code has changed since the training: {line}", line=line))
+        return judge
+
+    def pick(self, sources: Sequence[str], *, allow_missing: bool = False) -> Picked:
+        """Return the images that are named, or the validation data of the experiment."""
+        classes = self.loaded.classes
+        if sources:
+            picked = pick_images(sources, classes, allow_missing=allow_missing)
+        else:
+            picked = pick_validation(_config_with_data(self.loaded), classes)
+        kind = _("labelled") if picked.labelled else _("not labelled")
+        count = len(picked) + len(picked.broken)
+        self.log.info(_("images  {count}, {kind}: {source}", count=count, kind=kind, source=picked.source))
+        for note in (*picked.notes, *(() if sources else _changed_data(self.loaded, picked))):
+            self.log.warning(note)
+        return picked
+
+    def answers(
+        self, picked: Picked, *, precision: str | None = None, temperature: float = 1.0, tta: bool = False
+    ) -> Predictions:
+        """Show the images to the model, as its training showed it the validation data."""
+        if not len(picked):
+            raise nothing_readable(picked.broken)
+        loaded, config, bar = self.loaded, self.loaded.config, EpochBar(self.log)
+
+        def tick(step: int, steps: int, images: int) -> None:
+            if bar.due:
+                bar.update(_("infer"), step, steps, {}, images)
+
+        with bar.shown():
+            predictions = predict(
+                cast(nn.Module, torch.compile(loaded.model)) if config.compile else loaded.model,
+                loaded.classes,
+                picked.items,
+                picked.labels,
+                loaded.transform,
+                batch_size=self.batch_size,
+                workers=config.num_workers,
+                device=self.device,
+                precision=precision or self.precision,
+                temperature=temperature,
+                tta=tta,
+                channels_last=config.channels_last if isinstance(config.channels_last, bool) else None,
+                seed=config.seed,
+                timeout_seconds=config.worker_timeout_seconds,
+                tick=tick,
+            )
+        return replace(predictions, broken=(*picked.broken, *predictions.broken))
+
+
+def _device(config: Config, wanted: str | None) -> torch.device:
+    """Return the device that is asked for, else the training's, else the best one of this machine."""
+    if wanted is not None:
+        return choose_device(config.model_copy(update={"device": wanted}))
+    try:
+        return choose_device(config)
+    except ConfigError:  # trained on another machine
+        return choose_device(config.model_copy(update={"device": None}))
+
+
+def _precision(loaded: LoadedModel, device: torch.device) -> str:
+    """Return the training's precision; where "auto" had chosen one that this device only emulates, fp32."""
+    if loaded.config.precision != "auto" or loaded.precision == "fp32":
+        return loaded.precision
+    return choose_precision(loaded.config, device)
+
+
+def _config_with_data(loaded: LoadedModel) -> Config:
+    """Return a config that can find the validation data, which may be made by code of the user's."""
+    if loaded.settings.get("dataset") is None or loaded.config.dataset is not None:
+        return loaded.config
+    if loaded.experiment is None:
+        raise ConfigError(
+            _("The validation data is made by code of the user's, which the file alone does not hold"),
+            str(loaded.path),
+            _("give the images with --data, or the experiment instead of the file"),
+        )
+    return snapshot_config(loaded.experiment, loaded.settings)
+
+
+def _changed_code(loaded: LoadedModel) -> list[str]:
+    """Return what is other than it was in code that had to be executed; a module beside the config may have changed."""
+    if loaded.config.origin.path is None or loaded.experiment is None:
+        return []
+    identity = read_identity(loaded.experiment)
+    if identity is None:
+        return []
+    with remembered_imports():
+        now = canonical_settings(loaded.config)
+    return [line for line in difference(identity.settings, now) if line.startswith(("model", "val_transform"))]
+
+
+def _changed_data(loaded: LoadedModel, picked: Picked) -> list[str]:
+    """Return how the validation data differs from that of the training."""
+    then = read_data_manifest(loaded.experiment).get("data.val") if loaded.experiment else None
+    if then is None or picked.manifest is None or "files" not in then:
+        return []
+    added, removed, changed = manifest_difference(then, picked.manifest)
+    if not (added or removed or changed):
+        return []
+    return [
+        _(
+            "the validation data has changed since the training: +{added} −{removed} ~{changed} files",
+            added=added,
+            removed=removed,
+            changed=changed,
+        )
+    ]

@@ -1,0 +1,150 @@
+"""The tables that `pochi infer` leaves behind, and the images that it sorts."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pochitrain import durable
+from pochitrain.data.decode import display_name
+from pochitrain.engine.predict import Predictions
+from pochitrain.errors import ConfigError
+from pochitrain.locale import _
+from pochitrain.reports.evaluation import Estimate, Evaluation
+
+SHARES = ("precision", "recall", "f1")
+
+
+def result_folder(base: Path, name: str, source: str) -> Path:
+    """Return `base/name`, or `base/name-2` … where that holds the results of other images.
+
+    Args:
+        source: what the results are made of, as `infer.json` has it.
+    """
+    number = 1
+    while True:
+        folder = base / (name if number == 1 else f"{name}-{number}")
+        if _source_of(folder) in (None, source):
+            return folder
+        number += 1
+
+
+def _source_of(folder: Path) -> str | None:
+    try:
+        source = json.loads((folder / "infer.json").read_bytes())["images"]["source"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return str(source)
+
+
+def write_predictions(directory: Path, predictions: Predictions, answers: Sequence[str] | None, top_k: int) -> None:
+    """Write `predictions.csv`, a line per image, and `broken.csv` where images could not be read."""
+    classes = predictions.classes
+    top = np.argsort(-predictions.probabilities, axis=1, kind="stable")[:, :top_k]
+    chances = np.take_along_axis(predictions.probabilities, top, axis=1)
+    columns: dict[str, Iterable[Any]] = {"path": map(display_name, predictions.paths)}
+    if predictions.labels is not None:
+        columns["true"] = [classes[label] for label in predictions.labels.tolist()]
+    columns["predicted"] = predictions.names
+    columns["confidence"] = predictions.confidence.tolist()
+    if predictions.labels is not None:
+        columns["correct"] = (predictions.predicted == predictions.labels).astype(int).tolist()
+    if answers is not None:
+        columns["answer"] = answers
+    for place in range(top.shape[1]):
+        columns[f"top_{place + 1}"] = [classes[label] for label in top[:, place].tolist()]
+        columns[f"probability_{place + 1}"] = chances[:, place].tolist()
+    write_csv(directory / "predictions.csv", list(columns), zip(*columns.values(), strict=True))
+    if predictions.broken:
+        write_csv(directory / "broken.csv", ["path", "reason"], predictions.broken)
+    else:
+        durable.remove(directory / "broken.csv")  # of an earlier time
+
+
+def write_evaluation(directory: Path, evaluation: Evaluation, classes: Sequence[str]) -> None:
+    """Write `classification_report.csv` and `confusion_matrix.csv`."""
+    header = ["class", *(f"{name}{end}" for name in SHARES for end in ("", "_low", "_high")), "support"]
+    rows = [(row["name"], row) for row in evaluation.per_class]
+    rows += [(f"{kind} avg", evaluation.averages[kind]) for kind in ("macro", "weighted")]
+    write_csv(
+        directory / "classification_report.csv",
+        header,
+        ([name, *(cell for share in SHARES for cell in cells(row[share])), row["support"]] for name, row in rows),
+    )
+    matrix = ([name, *counts] for name, counts in zip(classes, evaluation.confusion.tolist(), strict=True))
+    write_csv(directory / "confusion_matrix.csv", ["true \\ predicted", *classes], matrix)
+
+
+def cells(estimate: Estimate) -> list[float | None]:
+    """Return value, low and high for a table; what is not known stays empty."""
+    return [None if np.isnan(value) else value for value in (estimate.value, estimate.low, estimate.high)]
+
+
+def metrics_values(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the content of `metrics.json`: each number with its interval, and the counts behind them."""
+    return {
+        "images": int(evaluation.confusion.sum()),
+        "correct": int(evaluation.confusion.trace()),
+        "metrics": {name: asdict(estimate) for name, estimate in evaluation.metrics.items()},
+    }
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")  # writes a float by repr: it reads back exactly
+    writer.writerow(header)
+    writer.writerows(rows)
+    durable.write_text(path, text.getvalue(), sync=False)
+
+
+# ---- images into folders ----
+
+
+def check_sorting(directory: Path) -> None:
+    """Refuse a folder that holds something: what was sorted before would mix with what is sorted now."""
+    if directory.is_dir() and any(directory.iterdir()):
+        raise ConfigError(_("The folder is not empty"), str(directory), _("name a new or an empty one for --sort-into"))
+    durable.require_writable(directory)
+
+
+def sort_images(directory: Path, predictions: Predictions, answers: Sequence[str]) -> int:
+    """Put a link to each image, or a copy where links do not work, into the folder of its answer; return how many."""
+    taken: set[Path] = set()
+    for path, answer in zip(predictions.paths, answers, strict=True):
+        folder = directory / folder_name(answer)
+        if folder not in taken:
+            durable.make_directory(folder)
+            taken.add(folder)
+        target = _free(folder / os.path.basename(path), taken)
+        try:
+            try:
+                target.symlink_to(os.path.abspath(path))
+            except OSError:  # a file system without links, or no permission for them
+                shutil.copy2(path, target)
+        except OSError as error:
+            raise durable.disk_error(error, target) from error
+    return len(predictions.paths)
+
+
+def folder_name(text: str) -> str:
+    """Return the name of a class as that of one folder, whatever characters a file of weights put into it."""
+    return re.sub(r"[/\0]", "_", text).lstrip(".") or "_"
+
+
+def _free(path: Path, taken: set[Path]) -> Path:
+    free, number = path, 1
+    while free in taken:
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    taken.add(free)
+    return free

@@ -1,0 +1,193 @@
+"""`pochi optimize`: trials are trainings of the same config with other values, each in its own experiment."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pochitrain import durable
+from pochitrain.config.describe import plain_value
+from pochitrain.config.identity import canonical_settings
+from pochitrain.config.schema import Config
+from pochitrain.data.source import Data, load_data
+from pochitrain.engine.signals import StopRequest, graceful_stop
+from pochitrain.errors import ConfigError, StoppedError
+from pochitrain.experiment import Experiment, lock
+from pochitrain.locale import _
+from pochitrain.reports.trials import COMPLETE, FAILED, PRUNED, StudyView, TrialRow
+from pochitrain.sinks.console import Log
+from pochitrain.tasks.config import settings_tree
+from pochitrain.tasks.optimized_config import require_literals
+from pochitrain.tasks.prepare import checked_config
+from pochitrain.tasks.search import OPTIMIZED, Search
+from pochitrain.tasks.search_space import check_space, split_key
+from pochitrain.tasks.study import Study, open_study
+from pochitrain.tasks.workers import Workers
+
+RESULTS = "optuna_results"
+
+
+class Searched(NamedTuple):
+    """What a search leaves behind."""
+
+    folder: Path
+    best: TrialRow | None  # None when no trial was complete
+    rows: list[TrialRow]
+
+
+def optimize(config: Config, output: Path | None = None, log: Log | None = None) -> Searched:
+    """Search the settings in `config.optuna`, or go on with the search that its storage holds.
+
+    Args:
+        output: folder of the results; by default `<work_dir>/optuna_results`, numbered when another study is there.
+
+    Raises:
+        ConfigError, DataError: before anything is written; also when every trial failed.
+        StoppedError: a signal came; all files are written, and with a storage the same call goes on.
+        DiskError: the disk or the storage gave up.
+    """
+    log = log or Log(config.log_level)
+    require_literals(config)
+    durable.require_writable(Path(config.work_dir))
+    data = load_data(config)
+    require_metrics(config, data)
+    notes = check_space(config, data.classes)
+    with closing(Workers(config, data, config.optuna.n_jobs)) as workers:
+        workers.start()  # each has tried the file's own setting: from here on something may be written
+        with closing(open_study(config, made_of(config, data))) as study, graceful_stop() as request:
+            folder = results_folder(config, study, output)
+            with lock(Experiment(folder, study.token)):
+                study.take_over(folder)
+                search = Search(config, study, folder, log)
+                search.say_start(notes)
+                return _search(search, workers, request)
+
+
+def _search(search: Search, workers: Workers, request: StopRequest) -> Searched:
+    """Search to the end, to the time limit or to a signal; the files are written in every case."""
+    search.write("running")
+    status = "stopped"
+    try:
+        with search.display.shown():
+            workers.train(search, request)
+        status = "stopped" if request() else "complete"
+    finally:
+        view = search.write(status)
+    if not request() and search.config.optuna.seeds_to_confirm and view.winner:
+        _confirm(search, view.winner, workers, request)
+    if request():
+        finished = len(view.in_state(COMPLETE, PRUNED, FAILED))
+        persistent = search.config.optuna.storage is not None
+        raise StoppedError(
+            _("Stopped after {count} trials; all files are written", count=finished),
+            str(search.folder),
+            _("the same command continues") if persistent else _('set optuna["storage"] to be able to continue'),
+            exit_code=request.exit_code,
+        )
+    if view.rows and all(row.state == FAILED for row in view.rows):
+        reasons = dict.fromkeys(row.error for row in view.rows)
+        raise ConfigError(
+            _("Every trial failed"), str(search.folder / "trials_history.json"), "; ".join(list(reasons)[:3])
+        )
+    say_result(search, view)
+    return Searched(search.folder, view.winner, list(view.rows))
+
+
+def _confirm(search: Search, winner: TrialRow, workers: Workers, request: StopRequest) -> None:
+    """Train the winner and the file's own setting with new seeds, unless that was done before."""
+    from pochitrain.tasks.confirm import Confirmation  # SciPy: half a second that only its users pay
+
+    confirmation = Confirmation(search.config, winner, search.folder, search.log)
+    if _read_statistics(search.folder).get("confirmation", {}).get("of") == confirmation.of:
+        search.statistics["confirmation"] = _read_statistics(search.folder)["confirmation"]
+    else:
+        workers.train(confirmation, request)
+        if not request():
+            search.statistics["confirmation"] = confirmation.result()
+    if "confirmation" in search.statistics:
+        search.log.info(search.statistics["confirmation"]["verdict"])
+    search.write("stopped" if request() else "complete")
+
+
+def say_result(search: Search, view: StudyView) -> None:
+    """Say what was found, and where everything lies; the value stands last, as with `pochi train`."""
+    log, folder, winner = search.log, search.folder, view.winner
+    log.info("")
+    log.info(_("results  {path}", path=folder / "optimization_history.html"))
+    log.info(_("config   {path}", path=folder / OPTIMIZED))
+    if winner is None or winner.values is None:
+        log.warning(_("No trial was complete: each was pruned or failed"))
+        return
+    for name, value in winner.point.items():
+        log.info(f"  {name} = {value!r}")
+    log.info(_("best is trial {number}", number=winner.number))
+    log.info("   ".join(f"{name} {value:.4f}" for name, value in zip(view.metrics, winner.values, strict=True)))
+
+
+def require_metrics(config: Config, data: Data) -> None:
+    """Raise a ConfigError when the search looks at a validation that there is not."""
+    wanted = [metric for metric in config.optuna.metrics if metric.startswith("val_")]
+    if wanted and data.val is None:
+        raise ConfigError(
+            _("Without validation data there is no {metric}", metric=", ".join(wanted)),
+            "val_data_root",
+            _('set val_data_root = "auto", or search for train_loss: optuna["metric"] and optuna["direction"]'),
+        )
+
+
+def made_of(config: Config, data: Data) -> dict[str, str]:
+    """Return what all trials of a study have in common: the settings that are not searched, the data, the goal."""
+    searched = [".".join([split[0], *split[1]]) for split in map(split_key, config.optuna.search_space)]
+    settings = canonical_settings(config)
+    if not any(path.startswith("early_stopping") for path in searched):
+        settings["early_stopping"] = repr(plain_value(config.early_stopping))
+    common = {key: leaf for key, leaf in settings.items() if not key.startswith(tuple(searched))}
+    optuna = config.optuna
+    for dimension in optuna.dimensions():
+        if dimension.kind == "categorical":  # Optuna cannot add choices to a study; a range may change
+            common[f"optuna.search_space.{dimension.name}.choices"] = repr(dimension.labels)
+    goal = {"optuna_epochs": optuna.optuna_epochs, "metric": optuna.metrics, "direction": optuna.directions}
+    return {**common, **data.digests, **{f"optuna.{name}": repr(value) for name, value in goal.items()}}
+
+
+def results_folder(config: Config, study: Study, output: Path | None) -> Path:
+    """Return the folder of a study: its own one, or one that is free.
+
+    Raises:
+        ConfigError: `output` holds another study.
+    """
+    first = output or Path(config.work_dir) / RESULTS
+    number, folder = 1, first
+    while folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        if _read_statistics(folder).get("token") == study.token:
+            return folder
+        if output is not None:
+            raise ConfigError(
+                _("Another study is here"), str(output), _("choose another --output, or remove the folder")
+            )
+        number += 1
+        folder = first.with_name(f"{first.name}_{number}")
+    return folder
+
+
+def _read_statistics(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / "study_statistics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def run_optimize(path: Path, overrides: Mapping[str, Any], output: Path | None) -> Searched:
+    """Search as a config file says; the best value is printed last."""
+    config = checked_config(path, overrides)
+    if config.ignore_warnings:
+        warnings.simplefilter("ignore")
+    log = Log(config.log_level)
+    if config.print_config:
+        log.table(settings_tree(config))
+    return optimize(config, output, log)

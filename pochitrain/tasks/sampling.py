@@ -1,0 +1,135 @@
+"""Settings become Optuna's objects: the storage, the distributions, the sampler, the pruner."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import optuna
+import sqlalchemy.exc
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.storages import InMemoryStorage, RDBStorage
+from optuna.trial import FrozenTrial
+from sqlalchemy.engine import make_url
+
+from pochitrain.config.search import Dimension, Optuna
+from pochitrain.errors import ConfigError
+from pochitrain.locale import _
+from pochitrain.randomness import key
+
+LOCKED_SECONDS = 60  # how long a statement waits for SQLite's lock
+
+
+def open_storage(settings: Optuna) -> RDBStorage | InMemoryStorage:
+    if settings.storage is None:
+        return InMemoryStorage()
+    url = settings.storage
+    if url.startswith("postgresql://") and find_spec("psycopg"):  # SQLAlchemy before 2.1 would look for psycopg2
+        url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+    waits = {"connect_args": {"timeout": LOCKED_SECONDS}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return RDBStorage(url, engine_kwargs=waits, heartbeat_interval=settings.heartbeat_seconds)
+    except ImportError as error:
+        mend = _('install its driver; for PostgreSQL: pip install "psycopg[binary]"')
+        raise ConfigError(_("The storage needs a driver: {reason}", reason=error), "optuna.storage", mend) from error
+    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, StorageInternalError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            _("The storage cannot be opened: {reason}", reason=reason),
+            f"optuna.storage = {shown_url(url)}",
+            _('for example "sqlite:///optuna_study.db" or "postgresql://user@host/database"'),
+        ) from error
+
+
+def shown_url(url: str) -> str:
+    """Return a URL without its password."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except sqlalchemy.exc.ArgumentError:
+        return "…"
+
+
+def distribution(dimension: Dimension) -> BaseDistribution:
+    if dimension.kind == "categorical":
+        return CategoricalDistribution(dimension.labels)
+    low, high, step = dimension.low, dimension.high, dimension.step
+    if step is not None:  # the last step that is reached, which Optuna would otherwise find with a warning
+        high = dimension.grid()[-1]  # type: ignore[assignment]
+    if dimension.kind == "int":
+        return IntDistribution(int(low), int(high), log=dimension.log, step=int(step or 1))
+    return FloatDistribution(low, high, log=dimension.log, step=step)
+
+
+def build_pruner(settings: Optuna) -> BasePruner:
+    """Return the pruner with Optuna's defaults; what has no default there is the guide's."""
+    pruners: dict[str | None, Callable[[], BasePruner]] = {
+        "MedianPruner": optuna.pruners.MedianPruner,
+        "PercentilePruner": lambda: optuna.pruners.PercentilePruner(25.0),
+        "SuccessiveHalvingPruner": optuna.pruners.SuccessiveHalvingPruner,
+        "HyperbandPruner": lambda: optuna.pruners.HyperbandPruner(max_resource=settings.optuna_epochs),
+        "NopPruner": optuna.pruners.NopPruner,
+        None: optuna.pruners.NopPruner,
+    }
+    return pruners[settings.pruner]()
+
+
+def superseded(trials: Sequence[FrozenTrial]) -> set[int]:
+    """Return the numbers of the trials that were run again under another number."""
+    return {number for trial in trials for number in trial.user_attrs.get("retry_of", ())}
+
+
+def not_counted(trials: Sequence[FrozenTrial]) -> set[int]:
+    """Return the numbers that stand for no trial: run again under another number, or one too many from the start."""
+    return superseded(trials) | {trial.number for trial in trials if "surplus" in trial.user_attrs}
+
+
+class Counted(BaseSampler):
+    """Gives each trial a sampler of its own, whose seed follows from the study's seed and the trial's place in it.
+
+    So a study suggests the same after an interruption as without one. All four samplers keep what they know in the
+    storage; making one costs microseconds.
+    """
+
+    def __init__(self, settings: Optuna, seed: int) -> None:
+        self.settings, self.seed = settings, seed
+        self.study: optuna.Study | None = None  # whole: a pruner with brackets shows a trial only its own bracket
+        self.now: BaseSampler = optuna.samplers.RandomSampler()
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        trials = (self.study or study).get_trials(deepcopy=False)
+        gone = not_counted(trials)
+        self.now = self._sampler(trial.number - sum(number < trial.number for number in gone))
+        self.now.before_trial(study, trial)
+
+    def _sampler(self, place: int) -> BaseSampler:
+        seed = key(self.seed, "suggest", place) & 0xFFFFFFFF  # NumPy's limit
+        samplers: dict[str, Callable[[], BaseSampler]] = {
+            "TPESampler": lambda: optuna.samplers.TPESampler(seed=seed),
+            "RandomSampler": lambda: optuna.samplers.RandomSampler(seed=seed),
+            "CmaEsSampler": lambda: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
+            "GridSampler": lambda: optuna.samplers.GridSampler(
+                {dimension.name: dimension.grid() for dimension in self.settings.dimensions()},
+                seed=self.seed & 0xFFFFFFFF,  # the order of the grid's points is one for the whole study
+            ),
+        }
+        return samplers[self.settings.sampler]()
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self.now.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self.now.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self.now.sample_independent(study, trial, param_name, param_distribution)
