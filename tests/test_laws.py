@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parents[1] / "pochitrain"
 
 # A room may import from the rooms before it in its line, and from itself.
 ROOMS = ["locale", "errors", "history", "durable", "randomness", "config", "experiment", "parts", "data", "engine", "reports", "sinks", "tasks", "cli"]
-SIDEWAYS = {("parts", "data"), ("reports", "parts"), ("reports", "data"), ("reports", "engine"), ("data", "parts"), ("sinks", "engine")}
+SIDEWAYS = {("parts", "data"), ("data", "parts"), ("sinks", "engine")}
 LIGHT = ("locale", "errors", "history", "durable", "config", "experiment", "cli")  # load no torch by themselves
 HEAVY = ("torch", "torchvision", "matplotlib", "seaborn", "sklearn", "pandas", "plotly", "optuna", "mlflow")
 

@@ -7,7 +7,6 @@ after each step. SIGKILL comes out of the writer of files, at moments spread ove
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import functools
 import hashlib
@@ -311,19 +310,15 @@ def try_transforms(config: Config, data: Data) -> list[tuple[str, list[tuple[str
     found = []
     for split, transform, purpose in splits:
         steps = list(getattr(transform, "transforms", [transform]))
-        samples = Samples(split.items, split.labels, _as_it_is, config.seed, purpose)
+        names = [_("reading the image"), *map(name_of, steps)]
+        until = [
+            Samples(split.items, split.labels, functools.partial(_in_turn, steps[:end]), config.seed, purpose)
+            for end in range(len(names))
+        ]
         for index in range(min(_TRIED_SAMPLES, len(split))):
-            values = [(_("reading the image"), _digest(samples[1, index]), _digest(samples[1, index]))]
-            for end, step in enumerate(steps, 1):
-                partly = copy.copy(samples)
-                partly.transform = functools.partial(_in_turn, steps[:end])
-                values.append((name_of(step), _digest(partly[1, index]), _digest(partly[1, index])))
-            found.append((samples.name(index), values))
+            values = [(name, _digest(part[1, index]), _digest(part[1, index])) for name, part in zip(names, until, strict=True)]
+            found.append((until[0].name(index), values))
     return found
-
-
-def _as_it_is(image: Any) -> Any:
-    return image
 
 
 def _in_turn(steps: list[Callable[[Any], Any]], image: Any) -> Any:
@@ -333,6 +328,7 @@ def _in_turn(steps: list[Callable[[Any], Any]], image: Any) -> Any:
 
 
 def _digest(sample: Any) -> str:
+    """Return what stands for the image of a sample; a failure says by its reason what it is."""
     image = sample[0] if isinstance(sample, tuple) else sample
     if isinstance(image, Image.Image):
         content = image.mode.encode() + image.tobytes()

@@ -99,6 +99,7 @@ def test_planted_faults_are_found(
         ("warning", "near_leak"): 1,
         ("warning", "near_duplicate"): 1,
     }
+    assert (tmp_path / "report" / "problems.csv").read_bytes().startswith(b"\xef\xbb\xbf")  # Excel goes by it
     said = capfd.readouterr().out
     assert "unreadable file: " + str(train / "bee" / "text.jpg") in said
     assert "missing: wasp" in said
