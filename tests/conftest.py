@@ -63,7 +63,7 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with `train` (10 + 7 + 6 images of three classes) and `val` (3 each). Do not change it."""
+    """Return a folder with `train` (10 + 7 + 6 images of three classes) and `val` (3 each). Leave the images alone."""
     root = tmp_path_factory.mktemp("images")
     make_images(root / "train", {"ant": 10, "bee": 7, "cat": 6})
     make_images(root / "val", {"ant": 3, "bee": 3, "cat": 3}, seed=1)

@@ -216,7 +216,7 @@ def _objective_problems(optuna: Optuna) -> list[Problem]:
 
 def _spec_problems(where: str, spec: Mapping[str, Any]) -> list[Problem]:
     kind, types = spec.get("type"), ", ".join(map(repr, FIELDS))
-    if kind not in FIELDS:
+    if kind not in list(FIELDS):
         near = _near(str(kind), FIELDS)
         mend = _("did you mean {near}?", near=near) if near else _("types: {types}", types=types)
         what = _("A range needs a type") if kind is None else _("{type} is no type of a range", type=repr(kind))

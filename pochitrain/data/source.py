@@ -88,7 +88,7 @@ def load_data(config: Config) -> Data:
 def _folder_data(config: Config) -> Data:
     train, val, notes = find_images(config)
     if val is not None and config.val_data_root != AUTO:
-        notes += _leak_notes(train, val)
+        notes += _leak_notes(config, train, val)
     broken: list[BrokenImage] = []
     root = config.train_data_root
     train_split = _split(train, root, broken)
@@ -157,8 +157,10 @@ def _manifest(folder: ImageFolder, root: str | None) -> dict[str, Any]:
     return {**plain, "files": files}
 
 
-def _leak_notes(train: ImageFolder, val: ImageFolder) -> list[str]:
-    nested = [text for text in [nested_roots(train.root, val.root)] if text]
+def _leak_notes(config: Config, train: ImageFolder, val: ImageFolder) -> list[str]:
+    # Two tables may list different files of one folder.
+    by_folder = not any(is_table(root) for root in (config.train_data_root, config.val_data_root) if root)
+    nested = [text for text in [by_folder and nested_roots(train.root, val.root)] if text]
     leaks = exact_leaks(train, val)
     if not leaks:
         return nested

@@ -29,9 +29,9 @@ def grad_cam(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor | None
     model.eval()
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            # Clones, because a caller may be in inference mode; and an input that needs a gradient makes a graph even
-            # where every weight is frozen.
-            logits = model(images.clone().requires_grad_())
+            # The first clones because a caller may be in inference mode; an input that needs a gradient makes a graph
+            # even where every weight is frozen; the second clone because a model may change its input in place.
+            logits = model(images.clone().requires_grad_().clone())
             score = logits.gather(1, targets.clone().unsqueeze(1)).sum()
     finally:
         for module, training in modes:

@@ -33,7 +33,7 @@ PER_CELL = 25
 CELL_BYTES = 4_500_000  # for the pictures of all cells together; base64 makes 6 MB of them
 LISTED = 20_000  # images in all cells together that are named at all
 SHEET = 16  # pictures of a gallery that are drawn as PNG
-BATCH = 16  # images that are explained at once
+BATCH = 4  # images that are explained at once: never more memory than a training step took
 HEAT = "inferno"
 
 
@@ -87,14 +87,16 @@ def cell_pictures(
 ) -> dict[int, bytes]:
     """Return image → small picture for as many images of the cells as there is `room` for, in bytes.
 
-    Cells take turns, in their order; mistakes may use two thirds of the room before the right predictions begin.
+    Mistakes may use two thirds of the room before the right predictions begin. Among each, cells share the room as
+    parties share seats (D'Hondt): by their sizes, so that frequent mistakes are shown well before the rare ones begin.
     """
     pictures: dict[int, bytes] = {}
     for diagonal, share in ((False, 2 / 3), (True, 1.0)):
         chosen = [images for cell, images in cells.items() if (cell[0] == cell[1]) is diagonal]
-        turns = (images[turn] for turn in range(PER_CELL) for images in chosen if turn < len(images))
+        turns = [(turn / len(images), at) for images in chosen for turn, at in enumerate(images, start=1)]
+        turns.sort(key=lambda one: one[0])
         floor = room * (1 - share)
-        for at, picture in small_pictures(paths, turns, CELL_PIXELS):
+        for at, picture in small_pictures(paths, (at for _turn, at in turns), CELL_PIXELS):
             if picture is not None:
                 room -= len(picture)
                 pictures[at] = picture

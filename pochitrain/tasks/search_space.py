@@ -153,13 +153,18 @@ def _without_effect(config: Config, dimension: Dimension, fitting: Sequence[Poin
     info = dict(walk_settings())[setting_name(dimension.name)]
     if not is_identity(info) or len(dimension.extremes()) < 2:
         return []
+    alike = False  # somewhere two values fit, and make the same training
     for point in fitting:
-        forms = []
-        for label in dimension.extremes():
-            made = _attempt(config, config.optuna.dimensions(), {**point, dimension.name: label})
-            forms += [canonical_settings(made)] if isinstance(made, Config) else []
+        attempts = [
+            _attempt(config, config.optuna.dimensions(), {**point, dimension.name: label})
+            for label in dimension.extremes()
+        ]
+        forms = [canonical_settings(made) for made in attempts if isinstance(made, Config)]
         if any(form != forms[0] for form in forms[1:]):
             return []
+        alike = alike or len(forms) > 1
+    if not alike:
+        return []
     what = _("Searching {name} would change nothing", name=dimension.name)
     mend = _("switch on what it belongs to (scheduler, enable_layer_wise_lr …), or leave it out")
     return [Problem(what, f"optuna.search_space.{dimension.name}", mend)]

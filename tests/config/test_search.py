@@ -44,7 +44,9 @@ RATE = {"type": "float", "low": 0.001, "high": 0.1}
         ({"type": "categorical", "choices": [[1], [1]]}, ["The same value stands twice in choices: [1]"]),
     ],
 )
-def test_a_wrong_range_says_what_where_and_how(write_config: WriteConfig, spec: dict[str, Any], words: list[str]) -> None:
+def test_a_wrong_range_says_what_where_and_how(
+    write_config: WriteConfig, spec: dict[str, Any], words: list[str]
+) -> None:
     path = write_config("")
     with pytest.raises(ConfigError) as error:
         load_config(path, {"optuna.search_space": {"learning_rate": spec}})

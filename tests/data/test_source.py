@@ -95,6 +95,21 @@ def test_a_table_in_the_place_of_folders(write_config: WriteConfig, images: Path
     assert load_data(config).digests != data.digests
 
 
+def test_two_tables_of_one_folder_leak_only_what_both_list(
+    write_config: WriteConfig, images: Path, tmp_path: Path
+) -> None:
+    files = sorted((images / "train").rglob("*.png"))
+    for name, some in (("a.csv", files[::2]), ("b.csv", files[1::2])):
+        (images / name).write_text("path,label\n" + "".join(f"{f.relative_to(images)},{f.parent.name}\n" for f in some))
+    lines = f"train_data_root = {str(images / 'a.csv')!r}\nval_data_root = {str(images / 'b.csv')!r}"
+    assert load_data(load_config(write_config(lines))).notes == ()
+    with (images / "b.csv").open("a") as table:
+        table.write(f"{files[0].relative_to(images)},ant\n")
+    notes = load_data(load_config(write_config(lines))).notes
+    assert len(notes) == 1
+    assert "1 images are in training and in validation" in notes[0]
+
+
 def test_a_table_with_mistakes_names_their_lines(write_config: WriteConfig, images: Path, tmp_path: Path) -> None:
     good = next((images / "train").rglob("*.png"))
     table = tmp_path / "labels.csv"

@@ -123,6 +123,7 @@ def test_what_is_more_than_known_parts_has_no_description(name: str) -> None:
         {"name": "v1.__builtins__", "arguments": {}},
         {"name": "v1.torch", "arguments": {}},
         {"name": "v1.InterpolationMode", "arguments": {"value": "bilinear"}},
+        {"name": "v2.get_bounding_boxes", "arguments": {"flat_inputs": []}},
         {"name": "v3.Resize", "arguments": {"size": 3}},
         {"name": "Resize"},
         {"dtype": "load"},

@@ -45,6 +45,9 @@ function axis(names, text, range) {
   };
 }
 
+const letters = Math.max(...classes.map((name) => [...short(name)].length)) * classes.length;
+const angle = classes.length > NUMBERED ? -90 : letters > 60 ? -45 : 0; // of the names below the columns
+
 function draw() {
   const all = classes.map((_, index) => index);
   const exponent = classes.length > 20 ? 0.5 : 1; // of many classes, rare mistakes shall stay visible
@@ -63,7 +66,7 @@ function draw() {
   const range = [-0.5, classes.length - 0.5];
   const layout = {
     title: { text: plain(title), x: 0, xref: "paper", font: { size: 15 } },
-    xaxis: { ...axis(classes, xlabel, range), tickangle: classes.length > 25 ? -90 : classes.length > 6 ? -45 : 0 },
+    xaxis: { ...axis(classes, xlabel, range), tickangle: angle },
     yaxis: axis(classes, ylabel, [...range].reverse()),
     height: side, margin: { l: 60, r: 10, t: 45, b: 60 }, dragmode: "zoom",
   };

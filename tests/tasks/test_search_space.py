@@ -1,0 +1,126 @@
+"""Before the first trial: keys, values and combinations of a search space are tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pochitrain import load_config
+from pochitrain.errors import ConfigError
+from pochitrain.tasks.search_space import check_space, combinations
+
+WriteConfig = Callable[..., Path]
+Check = Callable[..., list[str]]
+
+LAYERS = """
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.conv1, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, num_classes)
+    def forward(self, images):
+        return self.fc(self.conv1(images).mean((2, 3)))
+model = Net
+"""
+
+
+def choices(*values: Any) -> dict[str, Any]:
+    return {"type": "categorical", "choices": list(values)}
+
+
+def floats(low: float, high: float) -> dict[str, Any]:
+    return {"type": "float", "low": low, "high": high}
+
+
+@pytest.fixture
+def check(write_config: WriteConfig) -> Check:
+    """Return a function that checks a search space: `check({key: range}, "lines of the config")`."""
+
+    def check_it(space: dict[str, Any], lines: str = "", **optuna: Any) -> list[str]:
+        overrides = {f"optuna.{name}": value for name, value in {"search_space": space, **optuna}.items()}
+        return check_space(load_config(write_config(lines), overrides), ("ant", "bee", "cat"))
+
+    return check_it
+
+
+@pytest.mark.parametrize(
+    ("space", "lines", "words"),
+    [
+        ({"lerning_rate": floats(0.1, 0.2)}, "", ["lerning_rate is no setting", "did you mean learning_rate?"]),
+        (
+            {"early_stopping.patiense": {"type": "int", "low": 1, "high": 5}},
+            "",
+            ["Unknown key early_stopping.patiense", "did you mean patience?"],
+        ),
+        ({"learning_rate": floats(0.1, 2.0)}, "", ["learning_rate cannot be 2.0", "> 0, ≤ 1"]),
+        ({"batch_size": choices(16, "many")}, "", ["batch_size cannot be 'many'", "an integer ≥ 1"]),
+        ({"optimizer": choices("Adam", "Adma")}, "", ["Unsupported optimizer: Adma", "supported: Adam, AdamW, SGD"]),
+        ({"model_name": choices("resnet18", "resnet81")}, "model = None", ["resnet81"]),
+        ({"work_dir": choices("a", "b")}, "", ["work_dir cannot be searched"]),
+        ({"optuna.n_trials": {"type": "int", "low": 1, "high": 2}}, "", ["optuna.n_trials cannot be searched"]),
+        ({"scheduler_gama": floats(0.5, 0.9)}, "scheduler = 'ExponentialLR'", ["gama", "ExponentialLR takes: gamma"]),
+        ({"scheduler_gamma": floats(0.5, 0.9)}, "", ["Searching scheduler_gamma would change nothing", "scheduler"]),
+        (
+            {"layer_wise_lr_config.layer_rates.fc": floats(0.001, 0.01)},
+            LAYERS,
+            ["Searching layer_wise_lr_config.layer_rates.fc would change nothing"],
+        ),
+        (
+            {"layer_wise_lr_config.layer_rates.fcc": floats(0.001, 0.01)},
+            LAYERS + "enable_layer_wise_lr = True\nlayer_wise_lr_config = {'layer_rates': {'fc': 0.1}}",
+            ["The pattern 'fcc' of layer_rates matches no parameter", "conv1, fc"],
+        ),
+        (
+            {"optimizer_params": choices({"momentum": 0.9}, {"betas": (0.9, 0.99)}), "optimizer": choices("SGD")},
+            "",
+            ["optimizer_params = \"{'betas': (0.9, 0.99)}\" cannot be", "SGD"],
+        ),
+    ],
+)
+def test_what_cannot_work_is_said_before_the_first_trial(
+    check: Check, space: dict[str, Any], lines: str, words: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        check(space, lines)
+    assert "optuna.search_space" in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_every_mistake_at_once(check: Check) -> None:
+    space = {"lerning_rate": floats(0.1, 0.2), "batch_size": choices(0), "task": choices("a")}
+    with pytest.raises(ConfigError) as error:
+        check(space)
+    assert len(error.value.problems) == 3
+
+
+def test_a_value_that_fits_with_some_others_is_left_to_the_search(check: Check) -> None:
+    scheduled = {"scheduler": choices("ExponentialLR", None), "scheduler_gamma": floats(0.5, 0.9)}
+    assert check(scheduled) == []
+    params = {"optimizer": choices("SGD", "Adam"), "optimizer_params": choices({"momentum": 0.5}, {"amsgrad": True})}
+    assert check(params) == []
+
+
+def test_what_the_file_lacks_the_search_may_give(check: Check) -> None:
+    assert check({"scheduler": choices("StepLR"), "scheduler_step_size": {"type": "int", "low": 1, "high": 9}}) == []
+
+
+def test_what_cannot_change_the_result_is_said(check: Check) -> None:
+    space = {"num_workers": choices(0, 2), "early_stopping.patience": {"type": "int", "low": 1, "high": 9}}
+    assert check(space) == ["num_workers leaves the weights as they are: it cannot change val_accuracy"]
+    assert check(space, metric="seconds", direction="minimize") == []
+
+
+def test_combinations_hold_every_extreme(write_config: WriteConfig) -> None:
+    few = {"batch_size": choices(4, 8), "learning_rate": floats(0.1, 0.2)}
+    dimensions = load_config(write_config(), {"optuna.search_space": few}).optuna.dimensions()
+    assert len(list(combinations(dimensions))) == 4
+    many = {f"scheduler_{name}": choices(*range(5)) for name in "abcdef"}
+    dimensions = load_config(write_config(), {"optuna.search_space": many}).optuna.dimensions()
+    points = list(combinations(dimensions))
+    assert len(points) == 64
+    for dimension in dimensions:
+        assert {point[dimension.name] for point in points} == set(range(5))
+    assert len({repr(point) for point in points}) > 60
