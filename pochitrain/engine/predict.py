@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +80,7 @@ def predict(
     the same images in batches of the same size give the same answers to the bit.
 
     Args:
-        items: paths; or a data set of the user's that gives (image, label), which then is where the labels come from.
+        items: a list of paths; or a data set of the user's that gives (image, label), where the labels then come from.
         labels: of paths, None when they are not known.
         tta: average the logits of each image and of its mirror image (left and right exchanged).
         channels_last: memory layout; None: where it helps.
@@ -92,51 +92,28 @@ def predict(
         OutOfMemoryError: a batch does not fit.
     """
     started = time.perf_counter()
-    channels_last = device.type != "mps" if channels_last is None else channels_last
-    own = not isinstance(items, list | tuple)
-    known: Any = Numbered(items) if own else items
-    samples = Samples(known, None if own else range(len(items)), transform, seed, "val")
-    loader = Loader(
-        samples,
-        batch_size=batch_size,
-        shuffle=False,
-        workers=workers,
-        pin_memory=device.type == "cuda",
-        timeout_seconds=timeout_seconds,
-        skip_failures=True,
-    )
-    model = model.to(device).eval()
-    if channels_last:
-        model = model.to(memory_format=torch.channels_last)
+    loader = _loader(items, transform, batch_size, workers, device, seed, timeout_seconds)
+    answer = _answering(model, device, precision, tta, device.type != "mps" if channels_last is None else channels_last)
     outputs, numbers, count = [], [], 0
-    for step, (images, number) in enumerate(loader.epoch(1), start=1):
-        if len(number):
-            outputs.append(_logits(model, images, device, precision, tta, channels_last))
-            numbers.append(number)
-        count += len(number)
+    for step, (images, batch) in enumerate(loader.epoch(1), start=1):
+        if len(batch):
+            outputs.append(answer(images))
+            numbers.append(batch)
+        count += len(batch)
         tick(step, len(loader), count)
     read: NDArray[np.int64] = torch.cat(numbers).numpy() if numbers else np.empty(0, dtype=np.int64)
-    true = None if labels is None else np.asarray(labels, dtype=np.int64)
-    if own:
-        true, read = np.divmod(read, len(samples))
-    elif true is not None:
-        true = true[read]
+    if isinstance(items, list | tuple):
+        true = None if labels is None else np.asarray(labels, dtype=np.int64)[read]
+    else:
+        true, read = np.divmod(read, len(items))
     broken = _broken(loader, read)
-    if not len(read):
+    if not outputs:
         raise nothing_readable(broken)
     logits = torch.cat(outputs).cpu().numpy()  # the one wait for the device
-    paths = tuple(samples.name(index) for index in read.tolist())
+    paths = tuple(loader.samples.name(index) for index in read.tolist())
     _check_finite(logits, paths, precision)
-    return Predictions(
-        paths=paths,
-        labels=true,
-        logits=logits,
-        probabilities=softmax(logits, temperature),
-        classes=tuple(classes),
-        broken=broken,
-        seconds=time.perf_counter() - started,
-        precision=precision,
-    )
+    probabilities, seconds = softmax(logits, temperature), time.perf_counter() - started
+    return Predictions(paths, true, logits, probabilities, tuple(classes), broken, seconds, precision)
 
 
 def softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> NDArray[np.float64]:
@@ -164,29 +141,70 @@ class Numbered:
         return image, int(label) * len(self.dataset) + index
 
 
-@torch.inference_mode()
-def _logits(
-    model: nn.Module, images: Tensor, device: torch.device, precision: str, tta: bool, channels_last: bool
-) -> Tensor:
-    """Return the logits (n, K) in fp32, on the device."""
-    alone = len(images) == 1
-    if alone:  # kernels for a single image round differently: it gets company, and is the same in every batch
-        images = images.repeat(2, 1, 1, 1)
+def _loader(
+    items: Any,
+    transform: Callable[[Any], Any],
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    seed: int,
+    timeout_seconds: int,
+) -> Loader:
+    """Return the images in batches; what stands for the labels says which images a batch holds."""
+    if isinstance(items, list | tuple):
+        samples = Samples(items, range(len(items)), transform, seed, "val")
+    else:
+        numbered: Any = Numbered(items)
+        samples = Samples(numbered, None, transform, seed, "val")
+    return Loader(
+        samples,
+        batch_size=batch_size,
+        shuffle=False,
+        workers=workers,
+        pin_memory=device.type == "cuda",
+        timeout_seconds=timeout_seconds,
+        skip_failures=True,
+    )
+
+
+def _answering(
+    model: nn.Module, device: torch.device, precision: str, tta: bool, channels_last: bool
+) -> Callable[[Tensor], Tensor]:
+    """Return images (n, 3, H, W) → logits (n, K) in fp32 on the device; nothing waits for the device."""
+    model = model.to(device).eval()
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
     layout = torch.channels_last if channels_last else torch.preserve_format
     dtype = PRECISIONS[precision]
+
+    @torch.inference_mode()
+    def answer(images: Tensor) -> Tensor:
+        alone = len(images) == 1
+        if alone:  # a single image is computed by other kernels, which round differently: it gets company
+            images = images.repeat(2, 1, 1, 1)
+        with _enough_memory(device, len(images)):
+            images = images.to(device, non_blocking=True, memory_format=layout)
+            with nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype):
+                logits: Tensor = model(images).float()
+                if tta:
+                    logits = (logits + model(images.flip(-1)).float()) / 2
+        return logits[:1] if alone else logits
+
+    return answer
+
+
+@contextmanager
+def _enough_memory(device: torch.device, size: int) -> Iterator[None]:
     try:
-        images = images.to(device, non_blocking=True, memory_format=layout)
-        with nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype):
-            logits: Tensor = model(images).float()
-            if tta:
-                logits = (logits + model(images.flip(-1)).float()) / 2
-    except (torch.OutOfMemoryError, MemoryError) as error:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError, and so is the CPU's
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
         raise OutOfMemoryError(
-            _("The memory of {device} does not hold a batch of {size} images", device=device, size=len(images)),
+            _("The memory of {device} does not hold a batch of {size} images", device=device, size=size),
             "--batch-size",
-            _("try --batch-size {half}", half=max(len(images) // 2, 1)),
+            _("try --batch-size {half}", half=max(size // 2, 1)),
         ) from error
-    return logits[:1] if alone else logits
 
 
 def _broken(loader: Loader, read: NDArray[np.int64]) -> tuple[tuple[str, str], ...]:

@@ -41,7 +41,7 @@ PALETTE = (
 )
 PAIRS = 15  # confused pairs in the picture
 CLASSES = 40  # in the picture of classes; of more, the worst
-NAME_INCHES = 2.6
+NAME_INCHES, PAIR_INCHES = 2.6, 1.9  # longer names are shortened; the second where more stands in the same line
 
 
 def draw_roc(curves: Sequence[Curve], path: Path) -> Figure:
@@ -104,17 +104,19 @@ def draw_confused_pairs(evaluation: Evaluation, path: Path) -> Figure:
     """Draw the most confused pairs as bars, the most frequent on top."""
     pairs = evaluation.most_confused[:PAIRS]
     figure, axes = _rows(max(len(pairs), 1), _("Most confused pairs"))
-    axes.set_xlabel(_("Images"), fontsize=10, **TEXT)
+    axes.set_xlabel(_("Images (share of the true class)"), fontsize=10, **TEXT)
     support = {each["name"]: each["support"] for each in evaluation.per_class}
     for row, (true, _predicted, count) in enumerate(pairs):
         axes.barh(row, count, 0.7, color=VERMILION)
-        share = _("{count} ({share:.1f} % of {true})", count=count, share=100 * count / support[true], true=_name(true))
+        share = f"{count} ({100 * count / support[true]:.1f} %)"
         axes.annotate(share, (count, row), (4, 0), textcoords="offset points", va="center", fontsize=8, **TEXT)
-    _name_rows(axes, [f"{_name(true)} → {_name(predicted)}" for true, predicted, _count in pairs])
+    _name_rows(
+        axes, [f"{_name(true, PAIR_INCHES)} → {_name(predicted, PAIR_INCHES)}" for true, predicted, _count in pairs]
+    )
     if not pairs:
         axes.text(0.5, 0.5, _("No mistake"), transform=axes.transAxes, ha="center", va="center", fontsize=13, **TEXT)
         axes.set_xticks([])
-    axes.set_xlim(0, max((count for _t, _p, count in pairs), default=1) * 1.45)
+    axes.set_xlim(0, max((count for _t, _p, count in pairs), default=1) * 1.4)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     save_figure(figure, path)
     return figure
@@ -156,7 +158,7 @@ def _square(title: str) -> tuple[Figure, Axes]:
     style_axes(axes, title=title, ylabel="")
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.01)
-    axes.set_aspect("equal")
+    axes.set_aspect("equal", anchor="W")  # what is left of the width belongs to the legend
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(write_number)
     return figure, axes
@@ -187,7 +189,7 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve], measure: str, **style: Any
     looks: Iterator[dict[str, Any]] = iter([{"linestyle": (0, (1, 1.2))}, {"linestyle": "-"}])
     for curve in curves:
         look = {"color": INK, **next(looks)} if curve.average else {"color": next(colors), "linestyle": "-"}
-        label = f"{_name(curve.name)} ({measure} {curve.area:.3f})"
+        label = f"{_name(curve.name, PAIR_INCHES)} ({measure} {curve.area:.3f})"
         handles += axes.plot(curve.x, curve.y, linewidth=2 if curve.average else 1.5, label=label, **look, **style)
     _legend_beside(axes, handles)
 
@@ -211,8 +213,8 @@ def _legend_beside(axes: Axes, handles: Sequence[Any]) -> None:
         text.set_parse_math(False)
 
 
-def _name(name: str) -> str:
-    return shorten(readable(name), 9, NAME_INCHES)
+def _name(name: str, room: float = NAME_INCHES) -> str:
+    return shorten(readable(name), 9, room)
 
 
 def _columns(estimates: Sequence[Estimate]) -> tuple[Any, Any, Any]:

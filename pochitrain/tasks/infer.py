@@ -90,11 +90,13 @@ def infer(
     facts = _facts(judge, picked, predictions, wish, calibration)
     _write(directory, predictions, evaluation, relied, {"fp32": fp32, **facts}, wish.top_k)
     _say(judge.log, predictions, evaluation, relied, fp32)
+    if calibration and evaluation and calibration.source == picked.source:
+        judge.log.warning(_("calibrated on these very images: on others the confidence is less exact"))
     if wish.sort_into is not None:
         sort_images(wish.sort_into, predictions, relied.answers if relied else predictions.names)
-        judge.log.info(_("sorted   {path}", path=wish.sort_into))
+        judge.log.info(_("sorted         {path}", path=wish.sort_into))
     report = _report(judge, predictions, evaluation, directory, facts) if evaluation and wish.report else None
-    judge.log.info(_("results  {path}", path=report or directory))
+    judge.log.info(_("results        {path}", path=report or directory))
     return Inferred(directory, predictions, evaluation, report)
 
 
@@ -116,7 +118,8 @@ def _calibration(judge: Judge, wish: Wish) -> Calibration | None:
             _("run first: pochi calibrate {path}", path=judge.loaded.path),
         )
     if calibration is not None:
-        judge.log.info(_("sure     as calibrated on {source}", source=calibration.source))
+        shown = f"{calibration.temperature:.3f}"
+        judge.log.info(_("calibrated  temperature {shown}, from {source}", shown=shown, source=calibration.source))
     return calibration
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from pochitrain.config.identity import canonical_settings, difference
+from pochitrain.config.identity import canonical_settings, settings_difference
 from pochitrain.config.loader import remembered_imports
 from pochitrain.config.schema import Config
 from pochitrain.data.folder import manifest_difference
@@ -45,8 +46,10 @@ class Judge:
         chosen = _device(loaded.config, device)
         judge = cls(loaded, chosen, _precision(loaded, chosen), batch_size or loaded.config.batch_size, log)
         make_deterministic(loaded.config)
-        log.info(_("model   {path} ({name}, epoch {epoch})", path=loaded.path, name=loaded.name, epoch=loaded.epoch))
-        log.info(_("device  {device}, {precision}", device=chosen, precision=judge.precision))
+        log.info(
+            _("model       {path} ({name}, epoch {epoch})", path=loaded.path, name=loaded.name, epoch=loaded.epoch)
+        )
+        log.info(_("device      {device}, {precision}", device=chosen, precision=judge.precision))
         for line in _changed_code(loaded):
             log.warning(_("the code has changed since the training: {line}", line=line))
         return judge
@@ -60,7 +63,7 @@ class Judge:
             picked = pick_validation(_config_with_data(self.loaded), classes)
         kind = _("labelled") if picked.labelled else _("not labelled")
         count = len(picked) + len(picked.broken)
-        self.log.info(_("images  {count}, {kind}: {source}", count=count, kind=kind, source=picked.source))
+        self.log.info(_("images      {count}, {kind}: {source}", count=count, kind=kind, source=picked.source))
         for note in (*picked.notes, *(() if sources else _changed_data(self.loaded, picked))):
             self.log.warning(note)
         return picked
@@ -85,7 +88,7 @@ class Judge:
                 picked.labels,
                 loaded.transform,
                 batch_size=self.batch_size,
-                workers=config.num_workers,
+                workers=_workers(config, self.device),
                 device=self.device,
                 precision=precision or self.precision,
                 temperature=temperature,
@@ -115,6 +118,14 @@ def _precision(loaded: LoadedModel, device: torch.device) -> str:
     return choose_precision(loaded.config, device)
 
 
+def _workers(config: Config, device: torch.device) -> int:
+    """Return how many processes load images: as in the training, or several where the processor has nothing else to do.
+
+    On a CPU they are slower than none: the model already uses every core (`benchmarks/infer.py`).
+    """
+    return config.num_workers or (0 if device.type == "cpu" else min(os.cpu_count() or 1, 8))
+
+
 def _config_with_data(loaded: LoadedModel) -> Config:
     """Return a config that can find the validation data, which may be made by code of the user's."""
     if loaded.settings.get("dataset") is None or loaded.config.dataset is not None:
@@ -137,7 +148,8 @@ def _changed_code(loaded: LoadedModel) -> list[str]:
         return []
     with remembered_imports():
         now = canonical_settings(loaded.config)
-    return [line for line in difference(identity.settings, now) if line.startswith(("model", "val_transform"))]
+    lines = settings_difference(identity.settings, now)
+    return [line for line in lines if line.startswith(("model", "val_transform"))]
 
 
 def _changed_data(loaded: LoadedModel, picked: Picked) -> list[str]:

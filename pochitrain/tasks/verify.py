@@ -139,11 +139,16 @@ def _causes(lives: list[Life], straight: list[Told]) -> list[str]:
     """Return why the lives differ, as far as it can be told; [] when they do not."""
     if not any(life.differences for life in lives):
         return []
-    causes = [_unequal_transform(first, again) for first, again in zip(straight[0].tried, straight[1].tried, strict=True)]
+    pairs = zip(straight[0].tried, straight[1].tried, strict=True)
+    unequal = dict(reversed([found for pair in pairs if (found := _unequal_transform(*pair))]))
+    causes = [
+        _("{name} gives other values each time, from a generator that the seed does not reach", name=name)
+        + f" ({sample})"
+        for name, sample in unequal.items()
+    ]
     causes += [_("{name} of torch is not deterministic here", name=name) for name in straight[0].operations]
-    told = list(dict.fromkeys(cause for cause in causes if cause))
-    if told:
-        return told
+    if causes:
+        return causes
     if lives[1].differences:
         return [
             _(
@@ -160,13 +165,12 @@ def _causes(lives: list[Life], straight: list[Told]) -> list[str]:
     ]
 
 
-def _unequal_transform(first: Tried, again: Tried) -> str:
-    """Return a sentence about the first transform that gave one sample two values, "" when none did."""
+def _unequal_transform(first: Tried, again: Tried) -> tuple[str, str] | None:
+    """Return the first transform that gave a sample more than one value, and the sample; None when all gave one."""
     for (name, *once), (_name, *later) in zip(first.values, again.values, strict=True):
         if len({*once, *later}) > 1:
-            words = _("{name} gives other values each time, from a generator that the seed does not reach", name=name)
-            return words + f" ({first.sample})"
-    return ""
+            return name, first.sample
+    return None
 
 
 # ------------------------------------------------------------------------------------------------ what is told by a life
@@ -204,9 +208,9 @@ def _killed(start: Start, folder: Path, at: int, expected: Mapping[str, Any]) ->
     begun = time.monotonic()
     if (code := start(folder, at)) != -signal.SIGKILL:
         raise _failed(folder, code)
-    where = _("killed at the start")
+    where = _("killed, resumed at the start")
     if (loaded := Checkpoints(_checkpoints_dir(folder)).load_newest()) is not None:
-        where = _("killed in epoch {epoch}, step {step}", epoch=loaded.epoch + 1, step=loaded.step + 1)
+        where = _("killed, resumed in epoch {epoch} after step {step}", epoch=loaded.epoch + 1, step=loaded.step)
     _ended(start, folder)
     life = Life(where, time.monotonic() - begun, differences(expected, _newest(folder).state))
     shutil.rmtree(folder)
@@ -246,22 +250,24 @@ def _start(path: Path, overrides: dict[str, Any], steps: int, folder: Path, at: 
     folder.mkdir(exist_ok=True)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pochitrain.tasks.verify"])
-    process = context.Process(target=_live, args=(path, overrides, steps, folder, at))
+    method = multiprocessing.get_start_method()  # how loading processes start; the child would use its own way
+    process = context.Process(target=_live, args=(path, overrides, steps, folder, at, method))
     process.start()
     process.join()
     return process.exitcode or 0
 
 
-def _live(path: Path, overrides: dict[str, Any], steps: int, folder: Path, at: int) -> None:
+def _live(path: Path, overrides: dict[str, Any], steps: int, folder: Path, at: int, method: str) -> None:
+    multiprocessing.set_start_method(method, force=True)
     with (folder / "said.txt").open("a", encoding="utf-8") as said:
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
     events = 0
 
-    def happen(_what: str, *_paths: Path) -> None:
+    def happen(_what: str, *paths: Path) -> None:
         nonlocal events
-        events += 1
-        if events == at:
+        events += "checkpoints" in paths[-1].parts[-2:]
+        if 0 < at == events:
             os.kill(os.getpid(), signal.SIGKILL)
 
     durable.event = happen

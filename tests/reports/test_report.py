@@ -150,20 +150,21 @@ def test_a_cell_holds_the_images_that_it_counts(
 def test_nothing_in_a_name_is_read_as_html_and_the_same_predictions_make_the_same_page(
     predictions: Predictions, tmp_path: Path
 ) -> None:
-    classes = (EVIL, "良品 🦊", "'\"><img src=x onerror=alert(3)>")
+    classes = (EVIL, "良品 🦊" + "とても長い不良名称" * 5, "'\"><img src=x onerror=alert(3)>")
     named = renamed(predictions, classes=classes, broken=((EVIL, EVIL),))
     model = {"model": small_net(), "transform": NORMALIZED, "device": "cpu"}
     page, data, _evaluation = report(named, tmp_path, title=EVIL, settings={EVIL: {EVIL: EVIL}}, **model)
     text = (tmp_path / "report.html").read_bytes()
     report(named, tmp_path, title=EVIL, settings={EVIL: {EVIL: EVIL}}, **model)
     assert (tmp_path / "report.html").read_bytes() == text
+    assert not [name for name in sorted(PICTURES) if is_cut(tmp_path / name)]
     assert "Grad-CAM" in page.text
     assert "no convolutional feature map" not in page.text
     assert len(page.scripts) == 4
     assert not any(key.startswith("on") for _tag, attributes in page.tags for key in attributes)
     assert all(str(each["src"]).startswith("data:image/") for each in page.named("img"))
     assert {tag for tag, _attributes in page.tags}.isdisjoint({"b2", "link", "iframe", "object", "a"})
-    assert data["matrix"]["classes"][1:] == ["良品 🦊", "'\"><img src=x onerror=alert(3)>"]
+    assert data["matrix"]["classes"][1:] == [classes[1], "'\"><img src=x onerror=alert(3)>"]
     assert "\n" not in data["matrix"]["classes"][0]
     labels = [trace.get("name", "") for trace in data["charts"]["roc"]["data"]]
     assert not any("<" in label for label in labels), "plotly.js would read it"
