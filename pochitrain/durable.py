@@ -106,7 +106,7 @@ def write_text(path: Path, text: str, *, sync: bool = True) -> None:
 
 def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
     """Write `value`, keys in their order, readable by every parser: what is not finite becomes null."""
-    write_text(path, json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, indent=2) + "\n", sync=sync)
+    write_text(path, json.dumps(finite(value), ensure_ascii=False, allow_nan=False, indent=2) + "\n", sync=sync)
 
 
 def make_directory(path: Path) -> None:
@@ -212,11 +212,12 @@ def _discard(temporary: Path) -> None:
         event("unlink", temporary)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return `value` with null where a number is NaN or infinite: JSON knows neither. Keys become texts."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

@@ -10,13 +10,13 @@ import base64
 import hashlib
 import html
 import json
-import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from pochitrain.durable import finite
 from pochitrain.locale import language
 
 _STATIC = files("pochitrain.reports") / "static"
@@ -151,19 +151,10 @@ def name(text: object) -> str:
 
 def script_json(value: Any) -> str:
     """Return JSON that can stand inside <script>: no `<`, so that nothing in it ends the element; NaN becomes null."""
-    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace(
+    return json.dumps(finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace(
         "<", "\\u003c"
     )
 
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
 
 
 def _heading(column: Column, sortable: bool) -> str:

@@ -74,7 +74,7 @@ def combinations(dimensions: Sequence[Dimension], limit: int = TRIED) -> Iterato
 def _alone(config: Config, dimension: Dimension) -> list[Problem]:
     """Return what the schema has against a key and its values."""
     key = f"optuna.search_space.{dimension.name}"
-    setting = setting_name(dimension.name)
+    setting = split_key(dimension.name)[0]
     if setting in FIXED:
         what = _("{name} cannot be searched", name=dimension.name)
         return [Problem(what, key, _("leave it out: the study decides it for all trials"))]
@@ -97,9 +97,12 @@ def split_key(key: str) -> tuple[str, list[str]]:
     return name, members
 
 
-def setting_name(key: str) -> str:
-    """Return the top-level setting that a key of the search space belongs to."""
-    return split_key(key)[0]
+def counts_for_identity(key: str) -> bool:
+    """Return whether a key of the search space is a setting that decides about the weights."""
+    fields, (name, members) = dict(walk_settings()), split_key(key)
+    path = [name, *members]
+    known = [".".join(path[:count]) for count in range(len(path), 0, -1)]
+    return is_identity(fields[next(prefix for prefix in known if prefix in fields)])
 
 
 def _attempt(config: Config, dimensions: Sequence[Dimension], point: Point) -> Config | list[Problem]:
@@ -150,8 +153,7 @@ def _key(label: Scalar) -> str:
 
 def _without_effect(config: Config, dimension: Dimension, fitting: Sequence[Point]) -> list[Problem]:
     """Return a problem when no two values of a dimension make different trainings, whatever the others are."""
-    info = dict(walk_settings())[setting_name(dimension.name)]
-    if not is_identity(info) or len(dimension.extremes()) < 2:
+    if not counts_for_identity(dimension.name) or len(dimension.extremes()) < 2:
         return []
     alike = False  # somewhere two values fit, and make the same training
     for point in fitting:
@@ -188,8 +190,8 @@ def _unmatched_patterns(
 
 
 def _notes(config: Config, dimension: Dimension) -> list[str]:
-    info = dict(walk_settings())[setting_name(dimension.name)]
-    if is_identity(info) or dimension.name.startswith(DECISIVE) or set(config.optuna.metrics) & set(TIMED):
+    timed = set(config.optuna.metrics) & set(TIMED)
+    if timed or counts_for_identity(dimension.name) or dimension.name.startswith(DECISIVE):
         return []
     metrics = ", ".join(config.optuna.metrics)
     return [

@@ -97,7 +97,7 @@ def run_verify(path: Path, overrides: Mapping[str, Any], steps: int) -> int:
     for life in found.lives:
         table.add_row(life.name, *(_("differs") if part in life.differences else _("equal") for part in PARTS))
     log.table(table)
-    for life in found.lives:
+    for life in [life for life in found.lives if life.differences][:1]:
         for part, difference in life.differences.items():
             log.info(f"{life.name}, {_PART_NAMES[part]()}: {difference}")
     for cause in found.causes:
@@ -173,7 +173,7 @@ def _unequal_transform(first: Tried, again: Tried) -> tuple[str, str] | None:
     return None
 
 
-# ------------------------------------------------------------------------------------------------ what is told by a life
+# ----------------------------------------------------------------------------------------------- what is told by a life
 
 
 @dataclass(frozen=True)
@@ -208,11 +208,11 @@ def _killed(start: Start, folder: Path, at: int, expected: Mapping[str, Any]) ->
     begun = time.monotonic()
     if (code := start(folder, at)) != -signal.SIGKILL:
         raise _failed(folder, code)
-    where = _("killed, resumed at the start")
+    name = _("killed before the first save")
     if (loaded := Checkpoints(_checkpoints_dir(folder)).load_newest()) is not None:
-        where = _("killed, resumed in epoch {epoch} after step {step}", epoch=loaded.epoch + 1, step=loaded.step)
+        name = _("killed in epoch {epoch} after step {step}", epoch=loaded.epoch + 1, step=loaded.step)
     _ended(start, folder)
-    life = Life(where, time.monotonic() - begun, differences(expected, _newest(folder).state))
+    life = Life(name, time.monotonic() - begun, differences(expected, _newest(folder).state))
     shutil.rmtree(folder)
     return life
 
@@ -239,7 +239,7 @@ def _newest(folder: Path) -> Loaded:
     return loaded
 
 
-# --------------------------------------------------------------------------------------------------- the life of a child
+# -------------------------------------------------------------------------------------------------- the life of a child
 
 
 def _start(path: Path, overrides: dict[str, Any], steps: int, folder: Path, at: int) -> int:
@@ -322,7 +322,10 @@ def try_transforms(config: Config, data: Data) -> list[tuple[str, list[tuple[str
             for end in range(len(names))
         ]
         for index in range(min(_TRIED_SAMPLES, len(split))):
-            values = [(name, _digest(part[1, index]), _digest(part[1, index])) for name, part in zip(names, until, strict=True)]
+            values = [
+                (name, _digest(part[1, index]), _digest(part[1, index]))
+                for name, part in zip(names, until, strict=True)
+            ]
             found.append((until[0].name(index), values))
     return found
 

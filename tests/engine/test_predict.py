@@ -24,7 +24,7 @@ from tests.conftest import make_images
 WriteConfig = Callable[..., Path]
 CPU = torch.device("cpu")
 CLASSES = ("ant", "bee", "cat")
-TO_TENSOR = transforms.ToTensor()
+TO_TENSOR = transforms.Compose([transforms.ToTensor(), transforms.Resize(32)])
 
 
 def paths_of(root: Path) -> tuple[list[str], list[int]]:
@@ -37,7 +37,7 @@ def resnet() -> nn.Module:
     torch.manual_seed(0)
     model = models.resnet18(num_classes=3)
     with torch.no_grad():
-        model.fc.weight.mul_(300)  # logits as large as a trained model's, and so their rounding
+        model.fc.weight.mul_(100)  # logits as large as a trained model's, and so their rounding
     return model
 
 
@@ -140,7 +140,7 @@ def test_images_that_do_not_stack_are_an_error(resnet: nn.Module, tmp_path: Path
 
 
 def test_a_model_that_overflows_is_an_error(images: Path) -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 3))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3))
     nn.init.constant_(model[1].weight, 1e38)
     with pytest.raises(DataError, match="not finite for 9 images"):
         answers(model, images / "val")
@@ -180,7 +180,7 @@ def test_a_data_set_of_the_users_brings_its_labels() -> None:
 
 
 def test_mirror_images_are_averaged(images: Path) -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 3))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3))
     paths, _labels = paths_of(images / "val")
     found = answers(model, images / "val", tta=True)
     with torch.no_grad():

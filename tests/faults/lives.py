@@ -27,7 +27,7 @@ import torch
 import pochitrain.reports.confusion
 import pochitrain.reports.curves
 import pochitrain.reports.gradients
-import pochitrain.tasks.command
+import pochitrain.tasks.command  # noqa: F401  imported once, before the forks
 import pochitrain.tasks.train as training
 from pochitrain import durable, load_config
 from pochitrain.cli import app, run

@@ -15,7 +15,6 @@ from PIL import Image
 from tests.conftest import make_images
 from tests.faults.conftest import Undisturbed
 from tests.faults.lives import (
-    RICH,
     Life,
     command,
     differing,
@@ -44,9 +43,7 @@ def begun(undisturbed: Undisturbed, tmp_path: Path, **overrides: Any) -> Path:
 
 
 @pytest.mark.parametrize(("first", "then"), [(3, 6), (2, 4)])
-def test_more_epochs_continue_a_finished_run(
-    undisturbed: Undisturbed, tmp_path: Path, first: int, then: int
-) -> None:
+def test_more_epochs_continue_a_finished_run(undisturbed: Undisturbed, tmp_path: Path, first: int, then: int) -> None:
     said = tmp_path / "said.txt"
     for epochs, folder in ((first, "grown"), (then, "grown"), (then, "straight")):
         work = trained(undisturbed.config, epochs=epochs, work_dir=str(tmp_path / folder))
@@ -56,9 +53,7 @@ def test_more_epochs_continue_a_finished_run(
 
 
 @pytest.mark.parametrize(("first", "then"), [(0, 2), (2, 0), (0, 4)])
-def test_other_numbers_of_loading_processes(
-    undisturbed: Undisturbed, tmp_path: Path, first: int, then: int
-) -> None:
+def test_other_numbers_of_loading_processes(undisturbed: Undisturbed, tmp_path: Path, first: int, then: int) -> None:
     work_dir, said = begun(undisturbed, tmp_path, num_workers=first), tmp_path / "said.txt"
     assert live(trained(undisturbed.config, work_dir=str(work_dir), num_workers=then), said) == 0, said.read_text()
     assert differing(left_behind(work_dir), undisturbed.left) == []
@@ -83,7 +78,9 @@ def test_a_clock_that_is_set_back_and_files_of_the_future(undisturbed: Undisturb
     for age, path in enumerate(sorted(experiment.checkpoints_dir.iterdir())):
         os.utime(path, (4_000_000_000 - age * 86_400,) * 2)
     manifest = json.loads(experiment.experiment_json.read_text())
-    experiment.experiment_json.write_text(json.dumps(manifest | {"created": "2099-01-01T00:00:00+0000", "updated": "?"}))
+    experiment.experiment_json.write_text(
+        json.dumps(manifest | {"created": "2099-01-01T00:00:00+0000", "updated": "?"})
+    )
     config = tmp_path / "tiny_config.py"
     clock = "import itertools, time\n_back = itertools.count(0, -86_400)\ntime.time = lambda: 1e9 + next(_back)\n"
     config.write_text(undisturbed.config.read_text() + clock)

@@ -10,8 +10,8 @@ import pytest
 
 from tests.faults.conftest import Undisturbed
 from tests.faults.events import kill_and_resume, kill_often
-from tests.faults.kills import kill, orphans_leave
 from tests.faults.kills import SLOW as KILLED_SLOWLY
+from tests.faults.kills import kill, orphans_leave
 from tests.faults.lives import (
     RICH,
     Life,
