@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -174,6 +175,7 @@ class Loader:
         self.skipped: set[str] = set()
         self.timeout_seconds = timeout_seconds
         self.workers = Workers(workers)
+        weakref.finalize(self, self.workers.kill)
         self.pin_memory = pin_memory
 
     @functools.cached_property
@@ -194,7 +196,7 @@ class Loader:
     def close(self) -> None:
         """End the loading processes now; the next `epoch` starts new ones.
 
-        Left to themselves they would live until the garbage is collected, and torch would wait seconds for each.
+        Left to themselves they live until the garbage is collected.
         """
         self.workers.kill()
         vars(self).pop("_loader", None)
@@ -308,6 +310,7 @@ class Workers:
         return [at for pid, at in zip(self.pids, self.at, strict=True) if at >= 0 and (silent or pid in dead)]
 
     def kill(self) -> None:
+        """End the processes now: torch would wait seconds for each, and for ever for one that hangs at its exit."""
         with _deaths_unreported():
             for process in self.processes:
                 process.kill()

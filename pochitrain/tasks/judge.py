@@ -51,7 +51,7 @@ class Judge:
         )
         log.info(_("device      {device}, {precision}", device=chosen, precision=judge.precision))
         for line in _changed_code(loaded):
-            log.warning(_("the code has changed since the training: {line}", line=line))
+            log.warning(_("not as in the training: {line}", line=line))
         return judge
 
     def pick(self, sources: Sequence[str], *, allow_missing: bool = False) -> Picked:
@@ -140,7 +140,7 @@ def _config_with_data(loaded: LoadedModel) -> Config:
 
 
 def _changed_code(loaded: LoadedModel) -> list[str]:
-    """Return what is other than it was in code that had to be executed; a module beside the config may have changed."""
+    """Return what is other than it was: when code had to be executed, a module beside the config may have changed."""
     if loaded.config.origin.path is None or loaded.experiment is None:
         return []
     identity = read_identity(loaded.experiment)
@@ -148,8 +148,7 @@ def _changed_code(loaded: LoadedModel) -> list[str]:
         return []
     with remembered_imports():
         now = canonical_settings(loaded.config)
-    lines = settings_difference(identity.settings, now)
-    return [line for line in lines if line.startswith(("model", "val_transform"))]
+    return settings_difference(identity.settings, now)
 
 
 def _changed_data(loaded: LoadedModel, picked: Picked) -> list[str]:

@@ -1,8 +1,8 @@
 """What Optuna is asked and told.
 
 A trial is one of Optuna's, with what only we know in its attributes: `owner` (which folder on which host trains it),
-`result`, `error`, `repeat_of`, `retry_of`. One that failed without an `error` was killed or stopped: it is run again
-under a new number, and the old number no longer counts.
+`result`, `error`, `repeat_of`, `retry_of`, `died`. One that failed without an `error` was killed or stopped: it is run
+again under a new number, and the old number no longer counts.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from pochitrain.tasks.sampling import (
 )
 from pochitrain.tasks.trial import Outcome
 
-LIVES = 3  # a trial whose process was killed so often counts as failed: it may be what kills it
+LIVES = 3  # a trial whose process dies so often counts as failed: it may be what kills it
 PATIENCE_SECONDS = 300  # how long a database may be away before the search gives up
 
 _STATES = {
@@ -110,7 +110,7 @@ class Study:
             self._fail_the_silent(self.database)
         trials = self.trials()
         for trial in trials:
-            if was_killed(trial, trials) and lives(trial, trials) < LIVES:
+            if was_killed(trial, trials) and deaths(trial, trials) < LIVES:
                 self._insist(self._put_back, trial)
 
     def ask(self) -> Suggestion | None:
@@ -190,8 +190,8 @@ class Study:
         attributes: dict[str, Any] = {"result": outcome.summary()}
         if outcome.status == FAILED:
             attributes |= {"error": outcome.error, "trace": outcome.trace}
-        elif outcome.status == INTERRUPTED and outcome.gracefully:
-            attributes["stopped"] = True
+        elif outcome.status == INTERRUPTED and not outcome.gracefully:
+            attributes["died"] = True
         try:
             if outcome.status in (COMPLETE, PRUNED):
                 self._report_all(suggestion, outcome.history)
@@ -250,10 +250,12 @@ class Study:
 
     def best(self) -> list[int]:
         """Return the numbers of the best trials: one, or with several objectives those that none beats in all."""
-        if not any(t.state == TrialState.COMPLETE for t in self.trials()):
-            return []
-        best = self.study.best_trials if len(self.settings.metrics) > 1 else [self.study.best_trial]
-        return [trial.number for trial in best]
+        complete = [t for t in self.trials() if t.state == TrialState.COMPLETE and "repeat_of" not in t.user_attrs]
+        if len(self.settings.metrics) > 1:
+            found = {trial.number for trial in self.study.best_trials}
+            return [trial.number for trial in complete if trial.number in found]
+        sign = 1.0 if self.settings.directions[0] == "maximize" else -1.0
+        return [max(complete, key=lambda trial: (sign * trial.values[0], -trial.number)).number] if complete else []
 
     # -- the storage
 
@@ -308,16 +310,16 @@ def was_killed(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
     return trial.state == TrialState.FAIL and not explained and trial.number not in superseded(trials)
 
 
-def lives(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
-    """Return how often the process of a trial was killed; a stop that somebody asked for is none."""
+def deaths(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
+    """Return how often the process of a trial died while the search lived; what ends both is no fault of the trial."""
     numbers = {*trial.user_attrs.get("retry_of", ()), trial.number}
-    return sum(t.number in numbers and "stopped" not in t.user_attrs for t in trials)
+    return sum(other.number in numbers and "died" in other.user_attrs for other in trials)
 
 
 def counts(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
     """Return whether a trial is one of `n_trials`."""
     if trial.state == TrialState.FAIL:
-        return "error" in trial.user_attrs or (was_killed(trial, trials) and lives(trial, trials) >= LIVES)
+        return "error" in trial.user_attrs or (was_killed(trial, trials) and deaths(trial, trials) >= LIVES)
     return trial.state != TrialState.WAITING
 
 
@@ -325,7 +327,7 @@ def _row(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> TrialRow:
     attributes, result = trial.user_attrs, trial.user_attrs.get("result", {})
     state, error = _STATES.get(trial.state, FAILED), attributes.get("error", "")
     if was_killed(trial, trials):
-        killed = lives(trial, trials)
+        killed = deaths(trial, trials)
         state = FAILED if killed >= LIVES else INTERRUPTED
         error = _("its process was killed {count} times", count=killed) if killed >= LIVES else ""
     return TrialRow(

@@ -162,6 +162,11 @@ def metric_of(history: History, config: Config) -> float:
 
 def _train(outputs: Outputs, history: History, trial: Trial | None) -> Trained:
     """Train under the lock, from the state that the run is in to the end or to a signal."""
+    with graceful_stop() as request:  # it waits also for the last files, so that none is left half told
+        return _train_until(outputs, history, trial, request)
+
+
+def _train_until(outputs: Outputs, history: History, trial: Trial | None, request: StopRequest) -> Trained:
     run, config, experiment, log = outputs.run, outputs.config, outputs.experiment, outputs.log
     checkpoints, bar = Checkpoints(experiment.checkpoints_dir), EpochBar(log)
     durable.remove(experiment.failure_json)  # of a life before
@@ -193,7 +198,6 @@ def _train(outputs: Outputs, history: History, trial: Trial | None) -> Trained:
         given_up = trial is not None and not trial.goes_on(record)
 
     with ExitStack() as stack:
-        request = stack.enter_context(graceful_stop())
         observers = [*_observers(outputs, history, bar, stack), ask]
         stack.enter_context(bar.shown())
         if run.totals.steps == 0:

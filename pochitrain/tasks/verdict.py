@@ -80,7 +80,7 @@ def say_reliance(log: Log, relied: Reliance) -> None:
     """Say how many images get an answer, and how many answers are right."""
     coverage = "{} ({})".format(*_shown(relied.coverage))
     log.info(_("answers        {coverage} of the images, the others are unknown", coverage=coverage))
-    if relied.precision:
+    if relied.precision and relied.answered.any():
         precision = "{} ({})".format(*_shown(relied.precision))
         log.info(
             _(

@@ -15,7 +15,7 @@ import threading
 import types
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
@@ -296,7 +296,8 @@ def prepare(start: Start) -> Trainer:
     Raises:
         ConfigError, DataError: it cannot.
     """
-    config = load_config(start.path, start.overrides, text=start.text)
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # the parent has said what the file prints
+        config = load_config(start.path, start.overrides, text=start.text)
     if config.ignore_warnings:
         warnings.simplefilter("ignore")
     if canonical_settings(config) != start.settings:

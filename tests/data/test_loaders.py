@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import re
@@ -352,6 +353,27 @@ model = Slow
     if position:  # otherwise it dies before anything is computed
         assert time.monotonic() - started < 10
     assert caught.value.problems[0].where == path
+
+
+@pytest.mark.usefixtures("no_child_is_left")
+def test_a_loader_that_is_thrown_away_takes_its_processes_along() -> None:
+    """In a notebook nobody closes anything, and what an error holds is garbage in a circle."""
+
+    class Items:
+        def __len__(self) -> int:
+            return 9
+
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            time.sleep(600 if index == 8 else 0)
+            return torch.zeros(3, 2, 2), index
+
+    loader = loader_of(Items(), shuffle=False, workers=2)
+    next(loader.epoch(1))
+    loader.itself = loader  # type: ignore[attr-defined]
+    started = time.monotonic()
+    del loader
+    gc.collect()
+    assert time.monotonic() - started < 4
 
 
 def test_other_errors_pass() -> None:

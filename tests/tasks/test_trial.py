@@ -105,7 +105,7 @@ VALUES: dict[str, tuple[Any, Any, str]] = {
     "train_epoch": (None, "|lazy|", ""),
     "early_stopping.enabled": (False, True, "early_stopping = {'patience': 1, 'min_delta': 200.0}"),
     "early_stopping.patience": (1, 2, "early_stopping = {'enabled': True, 'min_delta': 200.0}"),
-    "early_stopping.min_delta": (0.0, 200.0, "early_stopping = {'enabled': True, 'patience': 1}"),
+    "early_stopping.min_delta": (0.0, 200.0, "early_stopping = {'enabled': True, 'patience': 1, 'monitor': 'val_loss'}"),
     "early_stopping.monitor": ("val_accuracy", "val_loss", ""),
     "seed": (1, 2, ""),
     "device": ("cpu", None, ""),

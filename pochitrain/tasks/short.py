@@ -1,0 +1,208 @@
+"""A short training of a config in a process of its own, which may be killed on the way. Used by `pochi verify-resume`.
+
+It is `train` as always; only the data is cut to a few batches, and each step is saved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import Subset
+
+from pochitrain import durable
+from pochitrain.config.inject import name_of
+from pochitrain.config.loader import load_config
+from pochitrain.config.schema import Config
+from pochitrain.data.loaders import Samples
+from pochitrain.data.source import Data, Split, load_data
+from pochitrain.engine.checkpoint import Checkpoints, Loaded
+from pochitrain.errors import ConfigError, PochiError
+from pochitrain.locale import _
+from pochitrain.tasks.train import train
+
+EPOCHS = 2
+_TRIED_SAMPLES = 8
+_NOT_DETERMINISTIC = re.compile(r"(\S+) does not have a deterministic implementation")
+
+# It saves after each step, tells nobody, and draws nothing: no key here is in the identity.
+_QUIET: dict[str, Any] = {
+    "epochs": EPOCHS,
+    "task": "short",
+    "checkpoint_every_minutes": 1e-9,
+    "early_stopping.enabled": False,
+    "enable_metrics_export": False,
+    "enable_tensorboard": False,
+    "observers": [],
+    "plots": [],
+}
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What the transforms made of one sample: after each of them, the digests of two tries."""
+
+    sample: str
+    values: list[tuple[str, str, str]]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a short training tells beside its checkpoint."""
+
+    saving_events: int
+    operations: list[str]  # of torch, without a deterministic form
+    tried: list[Tried]
+
+
+@dataclass(frozen=True)
+class ShortTraining:
+    """Two epochs of `steps` batches of the config at `path`, in `folder`."""
+
+    path: Path
+    overrides: dict[str, Any]
+    steps: int
+    folder: Path
+
+    def run(self) -> None:
+        """Train to the end, from where a killed process left it.
+
+        Raises:
+            ConfigError: it fails.
+        """
+        self._start(expected=0)
+
+    def kill(self, saving_event: int) -> None:
+        """Train until SIGKILL at that operation of the disk among those that save checkpoints."""
+        self._start(expected=-signal.SIGKILL, kill_at=saving_event)
+
+    def newest(self) -> Loaded | None:
+        """Return the newest checkpoint."""
+        directory = next(self.folder.glob("*/*/*/checkpoints"), self.folder)
+        return Checkpoints(directory).load_newest()
+
+    def told(self) -> Told:
+        told = json.loads((self.folder / "told.json").read_text(encoding="utf-8"))
+        tried = [Tried(sample, [tuple(value) for value in values]) for sample, values in told["tried"]]
+        return Told(told["saving_events"], told["operations"], tried)
+
+    def _start(self, expected: int, kill_at: int = 0) -> None:
+        # Forked from a process that has imported torch and done nothing with it: there are no threads and no GPU in it.
+        self.folder.mkdir(exist_ok=True)
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        loading = multiprocessing.get_start_method()  # how loading processes start; the child would take its own way
+        process = context.Process(target=_live, args=(self, kill_at, loading))
+        process.start()
+        process.join()
+        if process.exitcode != expected:
+            said = (self.folder / "said.txt").read_text(encoding="utf-8", errors="replace").strip()
+            what = _("A short training ended with exit code {code}", code=process.exitcode)
+            raise ConfigError(f"{what}\n{said}", str(self.path))
+
+
+def _live(training: ShortTraining, kill_at: int, loading: str) -> None:
+    multiprocessing.set_start_method(loading, force=True)
+    with (training.folder / "said.txt").open("a", encoding="utf-8") as said:
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+    saving_events = 0
+
+    def happen(_what: str, *paths: Path) -> None:
+        nonlocal saving_events
+        saving_events += "checkpoints" in paths[-1].parts[-2:]
+        if 0 < kill_at == saving_events:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    durable.event = happen
+    try:
+        config = load_config(training.path, {**training.overrides, **_QUIET, "work_dir": str(training.folder)})
+        data = shortened(load_data(config), training.steps * config.batch_size)
+        with _operations() as operations:
+            train(config, data=data)
+        told = Told(saving_events, operations, [])
+        tried = try_transforms(config, data)
+        durable.write_json(training.folder / "told.json", {**vars(told), "tried": tried})
+    except PochiError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+@contextlib.contextmanager
+def _operations() -> Iterator[list[str]]:
+    """Collect the names of the operations that torch warns of because they are not deterministic."""
+    names: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield names
+    found = (_NOT_DETERMINISTIC.match(str(warning.message)) for warning in caught)
+    names += dict.fromkeys(match[1] for match in found if match)
+
+
+def shortened(data: Data, count: int) -> Data:
+    """Return `count` images of each split, spread evenly; everything else, the weights of the classes too, stays."""
+    val = None if data.val is None else _some(data.val, count)
+    return dataclasses.replace(data, train=_some(data.train, count), val=val)
+
+
+def _some(split: Split, count: int) -> Split:
+    count = min(count, len(split))
+    chosen = [number * len(split) // count for number in range(count)]
+    if split.labels is None:
+        return dataclasses.replace(split, items=Subset(split.items, chosen), extremes=(0,))
+    items, labels = [split.items[index] for index in chosen], [split.labels[index] for index in chosen]
+    return dataclasses.replace(split, items=items, labels=labels, extremes=(0,))
+
+
+def try_transforms(config: Config, data: Data) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """Return, for a few samples, what they are after each transform: (sample, [(transform, digest, digest again)])."""
+    splits = [(data.train, config.train_transform, "augment")]
+    splits += [(data.val, config.val_transform, "val")] if data.val else []
+    found = []
+    for split, transform, purpose in splits:
+        steps = list(getattr(transform, "transforms", [transform]))
+        names = [_("reading the image"), *map(name_of, steps)]
+        until = [
+            Samples(split.items, split.labels, functools.partial(_in_turn, steps[:end]), config.seed, purpose)
+            for end in range(len(names))
+        ]
+        for index in range(min(_TRIED_SAMPLES, len(split))):
+            values = [
+                (name, _digest(part[1, index]), _digest(part[1, index]))
+                for name, part in zip(names, until, strict=True)
+            ]
+            found.append((until[0].name(index), values))
+    return found
+
+
+def _in_turn(steps: list[Callable[[Any], Any]], image: Any) -> Any:
+    for step in steps:
+        image = step(image)
+    return image
+
+
+def _digest(sample: Any) -> str:
+    """Return what stands for the image of a sample; a failure stands for itself."""
+    image = sample[0] if isinstance(sample, tuple) else sample
+    if isinstance(image, Image.Image):
+        content = image.mode.encode() + image.tobytes()
+    elif isinstance(image, torch.Tensor):
+        content = image.contiguous().numpy().tobytes()
+    else:
+        content = repr(image).encode()
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -1,0 +1,566 @@
+"""`pochi infer` and `pochi calibrate`: from an experiment or a file to answers, and how good they are."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pochitrain import load_config, train
+from pochitrain.cli import app, run
+from pochitrain.engine.calibration import (
+    Confidences,
+    Threshold,
+    calibration_path,
+    confidences_by_class,
+    fit_temperature,
+    load_calibration,
+    thresholds,
+)
+from pochitrain.engine.checkpoint import load_weights
+from pochitrain.engine.loading import load_model
+from pochitrain.errors import ConfigError, DataError
+from pochitrain.experiment import Experiment
+from pochitrain.tasks.calibrate import calibrate
+from pochitrain.tasks.infer import Inferred, Wish, infer
+from tests.conftest import TINY, make_images, pochi
+
+WriteConfig = Callable[..., Path]
+PLAIN = """
+model, model_name, pretrained = None, "shufflenet_v2_x0_5", False
+train_transform = val_transform = transforms.Compose([transforms.Resize(32), transforms.ToTensor()])
+"""
+
+
+def trained_in(folder: Path, images: Path, lines: str) -> Experiment:
+    path = folder / "tiny_config.py"
+    text = TINY.format(train=str(images / "train"), val=str(images / "val"), work_dir=str(folder / "work_dirs"))
+    path.write_text(text + lines, encoding="utf-8")
+    return train(load_config(path)).experiment
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Experiment:
+    """Return an experiment with a model of torchvision's. Do not change it."""
+    return trained_in(tmp_path_factory.mktemp("plain"), images, PLAIN + "epochs = 12")
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Experiment:
+    """Return an experiment whose model is a function in the config. Do not change it."""
+    return trained_in(tmp_path_factory.mktemp("own"), images, "")
+
+
+def judged(experiment: Experiment | Path | str, output: Path, **wish: Any) -> Inferred:
+    text = str(experiment.dir if isinstance(experiment, Experiment) else experiment)
+    images = wish.pop("images", ())
+    return infer(text, Wish(images=[str(it) for it in images], output=output, report=False, **wish))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def accuracy_in_csv(experiment: Experiment, epoch: int) -> float:
+    return float(rows(experiment.metrics_csv)[epoch - 1]["val_accuracy"])
+
+
+# ---- the numbers ----
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_accuracy_is_that_of_the_best_epoch_exactly(
+    write_config: WriteConfig, tmp_path: Path, precision: str
+) -> None:
+    lines = f"{PLAIN}precision = {precision!r}\nepochs = 4\nbatch_size = 5"
+    experiment = train(load_config(write_config(lines))).experiment
+    best = load_weights(experiment.best_pt)
+    found = judged(experiment, tmp_path / "out")
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert 100.0 * metrics["correct"] / metrics["images"] == accuracy_in_csv(experiment, best["epoch"])
+    assert found.evaluation is not None
+    assert np.array_equal(found.evaluation.confusion, best["confusion_matrix"].numpy())
+    assert found.predictions.precision == precision
+    last = judged(experiment.last_pt, tmp_path / "last")
+    assert last.evaluation is not None
+    assert 100.0 * last.evaluation.confusion.trace() / 9 == accuracy_in_csv(experiment, 4)
+
+
+def test_the_files_say_what_was_found(plain: Experiment, tmp_path: Path) -> None:
+    found = judged(plain, tmp_path, top_k=2)
+    predictions, evaluation = found.predictions, found.evaluation
+    assert evaluation is not None
+    lines = rows(tmp_path / "predictions.csv")
+    assert list(lines[0]) == [
+        "path", "true", "predicted", "confidence", "correct", "top_1", "probability_1", "top_2", "probability_2",
+    ]  # fmt: skip
+    assert [line["path"] for line in lines] == list(predictions.paths)
+    assert [line["true"] for line in lines] == ["ant"] * 3 + ["bee"] * 3 + ["cat"] * 3
+    assert [line["predicted"] for line in lines] == [line["top_1"] for line in lines] == predictions.names
+    assert [float(line["confidence"]) for line in lines] == predictions.confidence.tolist()
+    assert [line["correct"] == "1" for line in lines] == [line["true"] == line["predicted"] for line in lines]
+    report = {line["class"]: line for line in rows(tmp_path / "classification_report.csv")}
+    assert list(report) == ["ant", "bee", "cat", "macro avg", "weighted avg"]
+    assert float(report["ant"]["recall"]) == evaluation.per_class[0]["recall"].value
+    assert float(report["weighted avg"]["recall"]) == pytest.approx(evaluation.metrics["accuracy"].value)
+    assert int(report["macro avg"]["support"]) == 9
+    matrix = rows(tmp_path / "confusion_matrix.csv")
+    assert [list(line.values())[1:] for line in matrix] == [[str(n) for n in row] for row in evaluation.confusion]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())["metrics"]
+    assert {"accuracy", "balanced_accuracy", "top_2_accuracy", "macro_f1", "log_loss", "ece", "cohen_kappa"} == set(
+        metrics
+    )
+    assert metrics["accuracy"]["low"] <= metrics["accuracy"]["value"] <= metrics["accuracy"]["high"]
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 1}, {"batch_size": 9}, {"batch_size": 2}])
+def test_batch_sizes_change_nothing(plain: Experiment, tmp_path: Path, change: dict[str, Any]) -> None:
+    base, other = judged(plain, tmp_path / "a"), judged(plain, tmp_path / "b", **change)
+    assert base.predictions.names == other.predictions.names
+    assert np.abs(base.predictions.probabilities - other.predictions.probabilities).max() < 1e-6
+
+
+def test_mirror_images_and_fp32_on_request(plain: Experiment, tmp_path: Path) -> None:
+    base = judged(plain, tmp_path / "a", check_precision=True)
+    mirrored = judged(plain, tmp_path / "b", tta=True)
+    assert not np.array_equal(base.predictions.logits, mirrored.predictions.logits)
+    assert json.loads((tmp_path / "a" / "metrics.json").read_text())["fp32"]["different"] == 0
+    assert json.loads((tmp_path / "b" / "infer.json").read_text())["tta"] is True
+
+
+# ---- which model ----
+
+
+def test_a_file_of_a_torchvision_model_needs_nothing_else(plain: Experiment, images: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "model.pt"
+    shutil.copy(plain.best_pt, alone)
+    there, here = judged(plain, tmp_path / "a"), infer(str(alone), Wish([str(images / "val")], report=False))
+    assert np.array_equal(there.predictions.logits, here.predictions.logits)
+    assert here.directory == tmp_path / "infer" / "val-model"
+
+
+def test_a_model_of_the_users_is_made_by_the_snapshot(write_config: WriteConfig, tmp_path: Path) -> None:
+    """The config is edited after the training; its helper module lies beside it, and values came from the call."""
+    (tmp_path / "my_nets.py").write_text(
+        "from torch import nn\n"
+        "def net(num_classes, width, seed):\n"
+        "    return nn.Sequential(nn.Conv2d(3, width + seed % 10, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),\n"
+        "                         nn.Linear(width + seed % 10, num_classes))\n"
+    )
+    lines = (
+        "from my_nets import net\nmodel = net\nwidth = 4\nval_transform = lambda image: transforms.ToTensor()(image)"
+    )
+    path = write_config(lines)
+    experiment = train(load_config(path, {"seed": 43})).experiment
+    path.write_text(path.read_text().replace("width = 4", "width = 99"))
+    best = load_weights(experiment.best_pt)
+    found = judged(experiment, tmp_path / "out")
+    assert found.evaluation is not None
+    assert 100.0 * found.evaluation.confusion.trace() / 9 == best["record"]["val_accuracy"]
+    path.unlink()
+    again = judged(experiment, tmp_path / "out")
+    assert np.array_equal(found.predictions.logits, again.predictions.logits)
+
+
+def test_code_that_has_changed_is_told(
+    write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = tmp_path / "their_nets.py"
+    module.write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__()\n"
+        "        self.fc = nn.Linear(3, num_classes)\n"
+        "    def forward(self, images):\n"
+        "        return self.fc(images.mean((2, 3)))\n"
+    )
+    experiment = train(load_config(write_config("from their_nets import Net\nmodel = Net"))).experiment
+    judged(experiment, tmp_path / "out")
+    assert "not as in the training" not in capsys.readouterr().out
+    module.write_text(module.read_text().replace("mean", "sum"))
+    judged(experiment, tmp_path / "out")
+    assert "not as in the training: code of Net.forward changed" in capsys.readouterr().out
+    module.write_text(module.read_text().replace("Linear(3", "Linear(4").replace("sum", "mean"))
+    with pytest.raises(DataError, match="The weights do not fit the model Net"):
+        judged(experiment, tmp_path / "out")
+    module.unlink()
+    with pytest.raises(ConfigError, match=r"(?s)their_nets.*does not run any more"):
+        judged(experiment, tmp_path / "out")
+
+
+def test_a_file_alone_does_not_know_the_users_code(own: Experiment, images: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "best.pt"
+    shutil.copy(own.best_pt, alone)
+    with pytest.raises(ConfigError, match="made model = model") as error:
+        judged(alone, tmp_path, images=[images / "val"])
+    assert own.id[:12] in str(error.value)
+
+
+def test_a_run_from_another_machine_uses_what_is_here(plain: Experiment, images: Path, tmp_path: Path) -> None:
+    payload = load_weights(plain.best_pt)
+    payload["settings"] |= {"device": "cuda:99", "num_workers": 0}
+    torch.save(payload, tmp_path / "best.pt")
+    found = judged(tmp_path / "best.pt", tmp_path / "out", images=[images / "val"])
+    assert len(found.predictions.paths) == 9
+    with pytest.raises(ConfigError, match="no device 'cuda:99'"):
+        judged(tmp_path / "best.pt", tmp_path / "out", images=[images / "val"], device="cuda:99")
+
+
+def test_weights_that_were_pretrained_keep_their_architecture(plain: Experiment, tmp_path: Path) -> None:
+    import torchvision
+
+    model = torchvision.models.get_model("googlenet", weights=None, num_classes=3, aux_logits=False, init_weights=False)
+    payload = load_weights(plain.best_pt) | {"model": model.state_dict(), "model_name": "googlenet"}
+    payload["settings"] |= {"model_name": "googlenet", "pretrained": True}
+    torch.save(payload, tmp_path / "best.pt")
+    assert load_model(tmp_path / "best.pt", None).model.transform_input is True
+
+
+# ---- which images ----
+
+
+def test_the_validation_data_of_a_split_a_table_and_a_data_set(
+    write_config: WriteConfig, images: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "val.csv"
+    files = sorted((images / "val").glob("*/*.png"))
+    table.write_text("path,label\n" + "".join(f"{path},{path.parent.name}\n" for path in files))
+    own = """
+from torchvision.datasets import ImageFolder
+def dataset(split, train_data_root, val_data_root, val_transform):
+    return ImageFolder(train_data_root if split == "train" else val_data_root, val_transform)
+"""
+    for number, lines in enumerate(("val_data_root = 'auto'", f"val_data_root = {str(table)!r}", own)):
+        experiment = train(load_config(write_config(f"{PLAIN}task = 't{number}'\n{lines}"))).experiment
+        best = load_weights(experiment.best_pt)
+        found = judged(experiment, tmp_path / str(number))
+        assert found.evaluation is not None
+        assert np.array_equal(found.evaluation.confusion, best["confusion_matrix"].numpy()), lines
+    assert found.predictions.paths[0] == "sample 0"
+    with pytest.raises(ConfigError, match="no files that could be sorted"):
+        judged(experiment, tmp_path / "own", sort_into=tmp_path / "sorted")
+
+
+def test_a_table_of_labels_can_be_named(plain: Experiment, images: Path, tmp_path: Path) -> None:
+    table = tmp_path / "new.csv"
+    table.write_text(f"path,label\n{images / 'val' / 'bee' / '000.png'},ant\n")
+    found = judged(plain, tmp_path / "out", images=[table], allow_missing_classes=True)
+    assert found.predictions.labels is not None
+    assert found.predictions.labels.tolist() == [0]
+
+
+def test_validation_data_that_is_gone_or_changed(
+    write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    make_images(data / "train", {"ant": 4, "bee": 4})
+    make_images(data / "val", {"ant": 2, "bee": 2}, seed=1)
+    experiment = train(load_config(write_config(PLAIN, data=data))).experiment
+    judged(experiment, tmp_path / "out")
+    assert "has changed" not in capsys.readouterr().out
+    (data / "val" / "ant" / "000.png").rename(data / "val" / "ant" / "zero.png")
+    judged(experiment, tmp_path / "out")
+    assert "the validation data has changed since the training: +1 −1 ~0 files" in capsys.readouterr().out
+    shutil.rmtree(data / "val")
+    with pytest.raises(DataError, match=r"(?s)cannot be read.*with --data"):
+        judged(experiment, tmp_path / "out")
+    none = train(load_config(write_config(f"{PLAIN}val_data_root = None", data=data))).experiment
+    with pytest.raises(ConfigError, match="trained without validation data"):
+        judged(none, tmp_path / "out")
+
+
+def test_classes_are_matched_by_name(plain: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    some = make_images(tmp_path / "some", {"cat": 2, "bee": 1})
+    with pytest.raises(DataError, match=r"(?s)without images here: ant.*--allow-missing-classes"):
+        judged(plain, tmp_path / "out", images=[some])
+    found = judged(plain, tmp_path / "out", images=[some], allow_missing_classes=True)
+    assert found.predictions.labels is not None
+    assert found.predictions.labels.tolist() == [1, 2, 2]
+    assert found.evaluation is not None
+    assert found.evaluation.per_class[0]["support"] == 0
+    assert "classes without images: ant" in capsys.readouterr().out
+    make_images(some, {"dog": 1})
+    with pytest.raises(DataError, match="does not have: dog"):
+        judged(plain, tmp_path / "out", images=[some], allow_missing_classes=True)
+
+
+def test_other_images_get_predictions(plain: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_images(tmp_path / "new", {"monday": 2, "tuesday": 1, ".hidden": 1})
+    (root / "monday" / "loop").symlink_to(root)
+    (root / "tuesday" / "broken.jpg").write_text("no image")
+    (root / "notes.txt").write_text("no image, and not meant as one")
+    found = judged(plain, tmp_path / "out", images=[root], top_k=3)
+    assert [os.path.relpath(path, root) for path in found.predictions.paths] == [
+        "monday/000.png", "monday/001.png", "tuesday/000.png",
+    ]  # fmt: skip
+    lines = rows(tmp_path / "out" / "predictions.csv")
+    assert "true" not in lines[0]
+    assert sum(float(lines[0][f"probability_{n}"]) for n in (1, 2, 3)) == pytest.approx(1)
+    assert [line["reason"] for line in rows(tmp_path / "out" / "broken.csv")] == [
+        "no JPEG, PNG, BMP, GIF, TIFF or WebP image"
+    ]
+    assert found.evaluation is None
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    said = capsys.readouterr().out
+    assert (
+        "no folder has the name of a class, so no image is labelled: monday, tuesday (classes: ant, bee, cat)" in said
+    )
+    assert "1 images cannot be read and are left out" in said
+    (root / "tuesday" / "broken.jpg").unlink()
+    judged(plain, tmp_path / "out", images=[root])
+    assert not (tmp_path / "out" / "broken.csv").exists()
+
+
+def test_files_and_patterns(plain: Experiment, images: Path, tmp_path: Path) -> None:
+    one, pattern = images / "val" / "ant" / "001.png", images / "val" / "*" / "00[02].png"
+    found = judged(plain, tmp_path, images=[one, pattern, one])
+    names = [os.path.relpath(path, images / "val") for path in found.predictions.paths]
+    assert names == ["ant/001.png", *(f"{name}/00{n}.png" for name in ("ant", "bee", "cat") for n in (0, 2))]
+
+
+def test_results_of_other_images_are_not_written_over(plain: Experiment, images: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(plain.dir, work)
+    other = make_images(tmp_path / "other" / "val", {"ant": 1, "bee": 1, "cat": 1})
+    folders = [
+        infer(str(work), Wish(images=source, tta=tta, report=False)).directory.name
+        for source, tta in (((), False), ([str(other)], False), ([str(images / "val")], False), ((), True))
+    ]
+    assert folders == ["val", "val-2", "val", "val-tta"]
+
+
+def test_images_are_sorted_into_folders(plain: Experiment, tmp_path: Path) -> None:
+    root = make_images(tmp_path / "new", {"monday": 3, "tuesday": 3})
+    target = tmp_path / "sorted"
+    found = judged(plain, tmp_path / "out", images=[root], sort_into=target)
+    links = {os.path.realpath(link): link.parent.name for link in target.glob("*/*")}
+    expected = {
+        os.path.realpath(path): name
+        for path, name in zip(found.predictions.paths, found.predictions.names, strict=True)
+    }
+    assert links == expected
+    with pytest.raises(ConfigError, match="not empty"):
+        judged(plain, tmp_path / "out", images=[root], sort_into=target)
+
+
+def test_a_class_name_leads_nowhere_else(plain: Experiment, images: Path, tmp_path: Path) -> None:
+    """A file of weights from somebody else may name its classes as it likes."""
+    payload = load_weights(plain.best_pt) | {"classes": ["../../out", "..", "/abs"]}
+    torch.save(payload, tmp_path / "best.pt")
+    judged(tmp_path / "best.pt", tmp_path / "results", images=[images / "val" / "ant"], sort_into=tmp_path / "a" / "b")
+    inside = {path.name for path in (tmp_path / "a" / "b").iterdir()}
+    assert inside <= {"_.._out", "_", "_abs"}
+    assert {path.name for path in tmp_path.iterdir()} == {"best.pt", "results", "a"}
+
+
+# ---- wrong input ----
+
+
+@pytest.mark.parametrize(
+    ("sources", "error", "message"),
+    [
+        (["nowhere"], ConfigError, "no file or folder nowhere"),
+        (["*.tiff"], ConfigError, r"no file or folder \*.tiff"),
+        (["empty"], DataError, "no image in the folder"),
+        (["text.png"], DataError, r"(?s)None of the 1 images can be read.*text.png: no JPEG"),
+        (["empty", "text.png"], ConfigError, "only be given alone: empty"),
+        (["foreign"], DataError, r"(?s)None of the 1 images can be read.*1.png: the file is empty"),
+        (["all_broken"], DataError, r"(?s)None of the 3 images can be read.*1.png: the file is empty"),
+    ],
+)
+def test_wrong_images(
+    plain: Experiment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sources: list[str],
+    error: type[Exception],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("text.png").write_text("no image")
+    for name in ("foreign/dog", "all_broken/ant", "all_broken/bee", "all_broken/cat"):
+        Path(name).mkdir(parents=True)
+        Path(name, "1.png").touch()
+    with pytest.raises(error, match=message):
+        judged(plain, tmp_path / "out", images=sources)
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_files(plain: Experiment, images: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    sentinel = tmp_path / "sentinel"
+
+    class Attack:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(sentinel),)
+
+    raw = plain.best_pt.read_bytes()
+    payload = load_weights(plain.best_pt)
+    for content, message in (
+        (raw[: len(raw) // 2], "damaged"),
+        (raw[:5000] + bytes([raw[5000] ^ 1]) + raw[5001:], "damaged"),
+        ({"model": {}, "attack": Attack()}, "damaged"),
+        (payload["model"], "no model of `pochi train`: no id, epoch"),
+        (payload | {"classes": ["ant", 2, 3]}, "no model of `pochi train`: no classes"),
+        (payload | {"format": 99}, "newer version"),
+        (payload | {"classes": ["ant", "bee"]}, "weights do not fit the model shufflenet"),
+        (payload | {"settings": payload["settings"] | {"model_name": "fcn_resnet50"}}, "Unknown model: fcn_resnet50"),
+        (payload | {"settings": payload["settings"] | {"batch_size": "many"}}, "not valid: batch_size"),
+        (payload | {"val_transform": {"name": "v1.Nothing"}}, "transform in the file cannot be made"),
+    ):
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            torch.save(content, path)
+        with pytest.raises(DataError, match=message):
+            judged(path, tmp_path / "out", images=[images / "val"])
+    assert not sentinel.exists()
+
+
+def test_the_command_line(plain: Experiment, images: Path, tmp_path: Path) -> None:
+    pictures = sorted((images / "val" / "ant").iterdir())
+    done = pochi(
+        "infer", plain.id[:8], "--no-report", "--work-dir", plain.dir.parents[2], "--data", *pictures, cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(rows(plain.infer_dir / "ant" / "predictions.csv")) == 3
+    assert "images/s" in done.stdout
+
+
+def test_exit_codes(
+    plain: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (plain.dir.name, plain.dir.name[:3] + "f" * 9):
+        shutil.copytree(plain.dir, tmp_path / "work_dirs" / "task" / "model" / name)
+    (tmp_path / "damaged.pt").write_bytes(plain.best_pt.read_bytes()[:-100])
+    for text, expected, message in (
+        ("zz", 2, "No experiment is meant by zz"),
+        (plain.id[:3], 2, "More than one experiment begins with"),
+        ("damaged.pt", 3, "The file is damaged"),
+    ):
+        assert run(functools.partial(app, ["infer", text])) == expected
+        assert message in capsys.readouterr().err
+
+
+def test_the_report_is_made(plain: Experiment, images: Path, tmp_path: Path) -> None:
+    found = infer(str(plain.dir), Wish(output=tmp_path))
+    assert found.report == tmp_path / "report.html"
+    assert "shufflenet" in found.report.read_text(encoding="utf-8")
+    assert (tmp_path / "confusion_matrix.png").exists()
+
+
+# ---- calibration ----
+
+
+def test_calibration_never_touches_the_model_and_is_used(
+    plain: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(plain.dir, work)
+    before, weights = judged(work, tmp_path / "out"), (work / "best.pt").read_bytes()
+    calibration = calibrate(str(work))
+    assert (work / "best.pt").read_bytes() == weights
+    assert load_calibration(work / "best.pt") == calibration
+    after = judged(work, tmp_path / "out")
+    assert after.predictions.names == before.predictions.names
+    assert before.evaluation is not None
+    assert after.evaluation is not None
+    losses = [found.evaluation.metrics["log_loss"].value for found in (before, after)]
+    assert tuple(losses) == calibration.log_loss
+    assert losses[1] < losses[0]
+    assert "calibrated on these very images" in capsys.readouterr().out
+    with (work / "best.pt").open("ab") as file:
+        file.write(b"\0")  # other weights, as far as anybody can tell
+    with pytest.raises(DataError, match="made for other weights"):
+        judged(work, tmp_path / "out")
+    calibration_path(work / "best.pt").write_text('{"temperature": 0}')
+    with pytest.raises(DataError, match="calibration is damaged"):
+        judged(work, tmp_path / "out")
+
+
+def test_below_its_threshold_an_answer_is_unknown(plain: Experiment, images: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(plain.dir, work)
+    with pytest.raises(ConfigError, match=r"(?s)need a calibrated model.*pochi calibrate"):
+        judged(work, tmp_path / "out", target_precision=0.9)
+    calibrate(str(work), [str(images / "train")])
+    found = judged(
+        work, tmp_path / "out", images=[images / "train"], target_precision=0.8, sort_into=tmp_path / "sorted"
+    )
+    lines, limits = rows(tmp_path / "out" / "predictions.csv"), rows(tmp_path / "out" / "thresholds.csv")
+    least = {line["class"]: float(line["threshold"] or "inf") for line in limits}
+    for line in lines:
+        sure = float(line["confidence"]) >= least[line["predicted"]]
+        assert line["answer"] == (line["predicted"] if sure else "unknown")
+    answered = [line for line in lines if line["answer"] != "unknown"]
+    assert 0 < len(answered) < len(lines)
+    right = sum(line["correct"] == "1" for line in answered) / len(answered)
+    assert right >= 0.8
+    target = json.loads((tmp_path / "out" / "metrics.json").read_text())["target_precision"]
+    assert target["precision"]["value"] == right
+    assert target["coverage"]["value"] == len(answered) / len(lines)
+    assert len(list((tmp_path / "sorted" / "unknown").iterdir())) == len(lines) - len(answered)
+    assert found.predictions.labels is not None
+    with pytest.raises(ConfigError, match="above 0 and at most 1, not 99"):
+        judged(work, tmp_path / "out", target_precision=99)
+
+
+def test_the_temperature_is_where_the_log_loss_is_lowest() -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 5, 400)
+    logits = random.normal(size=(400, 5))
+    logits[np.arange(400), labels] += 2
+    logits = (3 * logits).astype(np.float32)
+    found = fit_temperature(logits, labels)
+    assert found is not None
+
+    def loss(temperature: float) -> float:
+        scaled = torch.from_numpy(logits).double() / temperature
+        return float(torch.nn.functional.cross_entropy(scaled, torch.from_numpy(labels)))
+
+    grid = np.linspace(0.5, 5, 4501)
+    assert found == pytest.approx(grid[np.argmin([loss(t) for t in grid])], abs=1e-3)
+    assert found == pytest.approx(1.5, rel=0.1)  # unit noise and a shift of 2 are calibrated at logits × 2
+    assert loss(found) <= min(loss(found * 0.999), loss(found * 1.001))
+
+
+def test_there_may_be_no_temperature() -> None:
+    labels = np.array([0, 1, 2, 0])
+    assert fit_temperature(np.eye(3, dtype=np.float32)[labels], labels) is None  # the colder, the better
+    assert fit_temperature(-np.eye(3, dtype=np.float32)[labels], labels) is None  # the hotter, the better
+
+
+def test_a_threshold_is_the_lowest_confidence_that_keeps_the_precision() -> None:
+    confidences = confidences_by_class(
+        ("a", "b", "c"),
+        np.array([0, 0, 0, 0, 0, 1]),
+        np.array([0, 0, 1, 0, 2, 0]),
+        np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.9]),
+    )
+    assert confidences["a"] == Confidences([0.9, 0.8, 0.6], [0.7, 0.5])
+    assert thresholds(confidences, 0.75) == {
+        "a": Threshold(0.6, 3, 4, 5), "b": Threshold(None, 0, 0, 1), "c": Threshold(None, 0, 0, 0),
+    }  # fmt: skip
+    assert thresholds(confidences, 1.0)["a"] == Threshold(0.8, 2, 2, 5)
+    equal = {"a": Confidences([0.9, 0.9], [0.9])}
+    assert thresholds(equal, 0.9)["a"].confidence is None  # no confidence tells them apart
+    hundred = {"a": Confidences([0.9] * 7, [0.9] * 93)}
+    assert thresholds(hundred, 0.07)["a"].answered == 100
+
+
+def test_calibration_needs_the_true_classes(plain: Experiment, images: Path) -> None:
+    with pytest.raises(DataError, match="Without the true classes"):
+        calibrate(str(plain.dir), [str(images / "val" / "ant")])

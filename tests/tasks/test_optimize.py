@@ -1,0 +1,509 @@
+"""`pochi optimize`: a search that tells the truth, whatever happens to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.pruners import BasePruner
+from scipy import stats
+
+from pochitrain import load_config, optimize, train
+from pochitrain.errors import ConfigError, DiskError
+from pochitrain.experiment import find_experiments, read_manifest
+from pochitrain.reports.trials import COMPLETE, FAILED, PRUNED
+from pochitrain.tasks.confirm import gain_interval
+from pochitrain.tasks.optimize import Searched
+from pochitrain.tasks.workers import device_of
+from tests.conftest import TINY, pochi
+
+WriteConfig = Callable[..., Path]
+
+GUIDE_FILES = {
+    "best_params.json", "trials_history.json", "optimized_config.py", "study_statistics.json",
+    "optimization_history.html", "param_importances.html", "contour.html",
+}  # fmt: skip
+FILES = GUIDE_FILES | {"slice.html", "parallel_coordinate.html", "trials.csv", "plotly.min.js", ".lock"}
+
+RATE = {"type": "float", "low": 1e-3, "high": 1e-1, "log": True}
+SPACE = {
+    "learning_rate": RATE,
+    "batch_size": {"type": "categorical", "choices": [4, 8]},
+    "optimizer": {"type": "categorical", "choices": ["SGD", "Adam"]},
+    "scheduler_gamma": {"type": "float", "low": 0.5, "high": 1.0},
+}
+
+
+def optuna(space: dict[str, Any] | None = None, **settings: Any) -> str:
+    """Return the lines of a config that search `space`: few trials of two epochs."""
+    plain = {"n_trials": 3, "optuna_epochs": 2, "search_space": SPACE if space is None else space, **settings}
+    return f"optuna = {plain!r}\n"
+
+
+SCHEDULED = "scheduler, scheduler_params = 'ExponentialLR', {'gamma': 0.9}\n"
+
+
+def statistics(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "study_statistics.json").read_text(encoding="utf-8"))
+    return found
+
+
+def trials(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / "trials_history.json").read_text(encoding="utf-8"))
+    return found
+
+
+def results(searched: Searched) -> list[Any]:
+    return [(row.state, row.values, row.point, row.epochs) for row in searched.rows]
+
+
+# --------------------------------------------------------------------------------------------------------- what it leaves
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory, images: Path) -> tuple[Searched, Path]:
+    """Return a search of eight trials in two processes, and its config; do not change the folder."""
+    folder = tmp_path_factory.mktemp("searched")
+    path = folder / "tiny_config.py"
+    head = TINY.format(train=str(images / "train"), val=str(images / "val"), work_dir=str(folder / "work_dirs"))
+    path.write_text(head + SCHEDULED + optuna(n_trials=8, n_jobs=2, keep_weights=2), encoding="utf-8")
+    return optimize(load_config(path)), path
+
+
+def test_every_file_of_the_guide_is_there(searched: tuple[Searched, Path]) -> None:
+    found, path = searched
+    assert found.folder == path.parent / "work_dirs" / "optuna_results"
+    names = {file.name for file in found.folder.iterdir() if file.is_file()}
+    assert names == FILES
+    assert found.best is not None
+    assert json.loads((found.folder / "best_params.json").read_text()) == found.best.point
+    rows = trials(found.folder)
+    assert len(rows) == 8
+    done = [row for row in rows if row["state"] == COMPLETE]
+    assert max(row["value"] for row in done) == found.best.values[0]  # type: ignore[index]
+    assert all(row["value"] == max(row["intermediate_values"].values()) for row in done)
+    assert all(row["duration_seconds"] > 0 for row in done)
+    told = statistics(found.folder)
+    assert told["status"] == "complete"
+    assert told["best_trial"] == found.best.number
+    assert told["trials"]["complete"] + told["trials"]["pruned"] == 8
+    assert set(told["param_importances"]) == set(SPACE)
+    assert (found.folder / "trials.csv").read_text().startswith("number,state,val_accuracy,learning_rate,batch_size,")
+
+
+def test_every_trial_is_an_experiment(searched: tuple[Searched, Path]) -> None:
+    found, _path = searched
+    infos = find_experiments(found.folder)
+    assert [info.task for info in infos] == [f"trial-{n:04}" for n in range(8)]
+    for info, row in zip(infos, trials(found.folder), strict=True):
+        assert info.experiment.id == row["experiment"]
+        assert info.status == ("complete" if row["state"] == COMPLETE else "stopped")
+        settings = json.loads(info.experiment.config_json.read_text())
+        assert settings["learning_rate"] == row["params"]["learning_rate"]
+        assert settings["scheduler_params"]["gamma"] == row["params"]["scheduler_gamma"]
+        assert len(info.experiment.metrics_csv.read_text().splitlines()) == 1 + len(row["intermediate_values"])
+
+
+def test_the_weights_of_the_best_few_stay(searched: tuple[Searched, Path]) -> None:
+    found, _path = searched
+    complete = [row for row in found.rows if row.state == COMPLETE and row.values]
+    best = sorted(complete, key=lambda row: (-row.values[0], row.number))[:2]  # type: ignore[index]
+    kept = {file.parent for file in found.folder.rglob("*.pt")}
+    assert kept == {Path(row.folder) for row in best}
+    assert not list(found.folder.rglob("*.ckpt"))
+
+
+def test_the_optimized_config_gives_the_numbers_of_the_best_trial(searched: tuple[Searched, Path]) -> None:
+    found, _path = searched
+    assert found.best is not None
+    experiment, history, metric = train(load_config(found.folder / "optimized_config.py", {"epochs": 2}))
+    assert experiment.id == found.best.experiment
+    assert metric == found.best.values[0]  # type: ignore[index]
+    assert {record["epoch"]: record["val_accuracy"] for record in history} == found.best.epochs
+
+
+def test_an_empty_search_space_is_training(write_config: WriteConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_config(SCHEDULED + optuna({}))
+    trained = train(load_config(path))
+    found = optimize(load_config(path))
+    assert "The search space is empty" in capsys.readouterr().out
+    assert [row.values for row in found.rows] == [[trained.metric]] * 3
+    assert [row.repeat_of for row in found.rows] == [None, 0, 0]
+    (info,) = find_experiments(found.folder)
+    assert info.experiment.id == trained.experiment.id
+    ours, theirs = (each.metrics_csv.read_text().splitlines() for each in (info.experiment, trained.experiment))
+    assert [line.split(",")[:-2] for line in ours] == [line.split(",")[:-2] for line in theirs]
+
+
+def test_a_sequential_search_repeats_exactly(write_config: WriteConfig) -> None:
+    path = write_config(SCHEDULED + optuna())
+    one, other = optimize(load_config(path)), optimize(load_config(path))
+    assert results(one) == results(other)
+    assert (one.folder.name, other.folder.name) == ("optuna_results", "optuna_results_2")
+
+
+def test_objects_of_the_file_can_be_searched(write_config: WriteConfig) -> None:
+    lines = """
+plain = transforms.ToTensor()
+bright = lambda image: transforms.ToTensor()(image) + 0.5
+def wide(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, num_classes))
+optuna = {"n_trials": 4, "optuna_epochs": 1, "sampler": "GridSampler", "search_space": {
+    "train_transform": {"type": "categorical", "choices": [plain, bright]},
+    "model": {"type": "categorical", "choices": [model, wide]},
+}}
+"""
+    found = optimize(load_config(write_config(lines)))
+    assert sorted(tuple(row.point.values()) for row in found.rows) == [
+        ("<lambda>", "model"), ("<lambda>", "wide"), ("ToTensor", "model"), ("ToTensor", "wide"),
+    ]  # fmt: skip
+    assert len({row.experiment for row in found.rows}) == 4
+    assert found.best is not None
+    trained = train(load_config(found.folder / "optimized_config.py", {"epochs": 1}))
+    assert trained.experiment.id == found.best.experiment
+    assert [trained.metric] == found.best.values
+
+
+def test_several_objectives(write_config: WriteConfig) -> None:
+    goal = {"metric": ["val_accuracy", "parameters"], "direction": ["maximize", "minimize"]}
+    lines = "def wide(num_classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(192, num_classes))\n"
+    space = optuna({"model": {"type": "categorical", "choices": ["#model", "#wide"]}}, sampler="GridSampler", **goal)
+    found = optimize(load_config(write_config(lines + space.replace("'#model'", "model").replace("'#wide'", "wide"))))
+    sizes = {row.point["model"]: row.values[1] for row in found.rows if row.values}
+    assert sizes == {"wide": 579.0, "model": 135.0}
+    assert statistics(found.folder)["pareto_front"]
+
+
+# -------------------------------------------------------------------------------------------------------- trials that fail
+
+
+def test_a_failing_trial_is_recorded_and_the_search_goes_on(write_config: WriteConfig) -> None:
+    lines = """
+def refuses(logits, labels):
+    raise KeyError("no such label")
+def diverges(logits, labels):
+    return nn.functional.cross_entropy(logits, labels) * float("nan")
+optuna = {"n_trials": 3, "optuna_epochs": 1, "sampler": "GridSampler", "search_space": {
+    "loss": {"type": "categorical", "choices": [None, refuses, diverges]},
+}}
+"""
+    found = optimize(load_config(write_config(lines)))
+    by_loss = {row["params"]["loss"]: row for row in trials(found.folder)}
+    assert by_loss["None"]["state"] == COMPLETE
+    assert "KeyError: 'no such label'" in by_loss["refuses"]["error"]
+    assert "Traceback" in by_loss["refuses"]["traceback"]
+    assert "The loss is no longer finite" in by_loss["diverges"]["error"]
+    assert read_manifest(find_experiments(found.folder)[0].experiment)
+    assert found.best is not None
+    assert found.best.point == {"loss": "None"}
+    assert statistics(found.folder)["trials"]["failed"] == 2
+
+
+def test_when_every_trial_fails_the_reasons_are_told(write_config: WriteConfig, tmp_path: Path) -> None:
+    lines = "def refuses(logits, labels):\n    raise KeyError('mine')\nbroken = refuses\n"
+    space = "optuna = {'n_trials': 2, 'optuna_epochs': 1, 'search_space': {'loss': {'type': 'categorical', 'choices': [refuses]}}}"
+    with pytest.raises(ConfigError, match="Every trial failed") as error:
+        optimize(load_config(write_config(lines + space)))
+    assert "KeyError: 'mine'" in str(error.value)
+    folder = tmp_path / "work_dirs" / "optuna_results"
+    assert {file.name for file in folder.iterdir() if file.is_file()} == FILES
+    assert load_config(folder / "optimized_config.py").learning_rate == 0.01
+
+
+class Merciless(BasePruner):
+    def prune(self, study: Any, trial: Any) -> bool:
+        return True
+
+
+def test_when_every_trial_is_pruned_all_files_are_there(
+    write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pochitrain.tasks.study.build_pruner", lambda settings: Merciless())
+    found = optimize(load_config(write_config(SCHEDULED + optuna(confirm_seeds=2))))
+    assert found.best is None
+    assert [row.state for row in found.rows] == [PRUNED] * 3
+    assert {file.name for file in found.folder.iterdir() if file.is_file()} == FILES
+    assert load_config(found.folder / "optimized_config.py").learning_rate == 0.01
+    assert "No trial was complete" in capsys.readouterr().out
+
+
+def test_a_pruned_trial_ends_between_epochs(write_config: WriteConfig) -> None:
+    lines = """
+def learns(run, epoch):
+    return {"train_loss": 1.0, "train_accuracy": 50.0, "score": epoch * (10.0 if run.config.seed < 7 else 1.0)}
+train_epoch = learns
+"""
+    space = {"seed": {"type": "int", "low": 1, "high": 9}}
+    goal = optuna(space, n_trials=9, optuna_epochs=6, sampler="GridSampler", metric="score")
+    found = optimize(load_config(write_config(lines + goal)))
+    assert found.best is not None
+    assert found.best.values == [60.0]
+    pruned = [row for row in found.rows if row.state == PRUNED]
+    assert pruned
+    for row in pruned:
+        manifest = json.loads((Path(row.folder) / "experiment.json").read_text())
+        assert manifest["epochs_finished"] == max(row.epochs) < 6
+        assert not (Path(row.folder) / "best.pt").exists()
+
+
+# ------------------------------------------------------------------------------------------------- processes that are gone
+
+KILLED = """
+import os, signal
+def train_epoch(run, epoch):
+    marker = f"died-{{run.config.seed}}"
+    if run.config.seed in {seeds} and epoch == 2 and ({always} or not os.path.exists(marker)):
+        open(marker, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {{"train_loss": float(run.config.seed), "train_accuracy": 0.0}}
+"""
+SEEDS = {"seed": {"type": "int", "low": 1, "high": 6}}
+LOSS = {"metric": "train_loss", "direction": "minimize", "sampler": "GridSampler"}
+
+
+@pytest.mark.parametrize("jobs", [1, 4])
+def test_a_killed_worker_takes_nothing_along(
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    goal = optuna(SEEDS, n_trials=6, optuna_epochs=3, n_jobs=jobs, pruner=None, **LOSS)
+    found = optimize(load_config(write_config(KILLED.format(seeds=[2, 5], always=False) + goal)))
+    assert [row.state for row in found.rows] == [COMPLETE] * 6
+    assert sorted(row.point["seed"] for row in found.rows) == [1, 2, 3, 4, 5, 6]
+    assert {row.point["seed"] for row in found.rows if row.retry_of} == {2, 5}
+    assert len(find_experiments(found.folder)) == 6  # the second life is in the folder of the first
+    assert all(len(row.epochs) == 3 for row in found.rows)
+
+
+def test_a_trial_that_kills_every_process_has_failed(
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    goal = optuna(SEEDS, n_trials=3, optuna_epochs=2, pruner=None, **LOSS)
+    found = optimize(load_config(write_config(KILLED.format(seeds=[1, 2, 4, 5, 6], always=True) + goal)))
+    assert len(found.rows) == 3
+    assert {row.state for row in found.rows} <= {COMPLETE, FAILED}
+    assert {row.error for row in found.rows if row.state == FAILED} == {"its process was killed 3 times"}
+
+
+SLOW = """
+import time
+from pathlib import Path
+def train_epoch(run, epoch):
+    while Path("hold").exists() and run.config.seed in (3, 4):
+        Path("held").touch()
+        time.sleep(0.02)
+        run.tick("train", run.totals)
+    return {"train_loss": float(run.config.seed), "train_accuracy": 0.0}
+"""
+
+
+def start(path: Path, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pochitrain", "optimize", "-c", str(path), *more],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=path.parent, start_new_session=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def hold(path: Path) -> None:
+    (path.parent / "hold").touch()
+    (path.parent / "held").unlink(missing_ok=True)
+
+
+def wait_until_held(process: subprocess.Popen[str], path: Path) -> None:
+    for _attempt in range(3000):
+        if (path.parent / "held").exists():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    raise AssertionError("no trial was held")
+
+
+def alive(text: str) -> list[int]:
+    """Return the processes whose command line holds `text`, or that work in that folder."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if (folder / "cwd").resolve() == Path(text) and folder.name != str(os.getpid()):
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_search_that_was_stopped_and_killed_goes_on_as_if_nothing_had_been(
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl+C in a trial, SIGKILL of everything in a trial, and then the same call to the end."""
+    monkeypatch.chdir(tmp_path)
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    lines = SLOW + optuna(SEEDS, n_trials=6, pruner=None, storage=storage, **LOSS)
+    path = write_config(lines)
+    hold(path)
+    process = start(path)
+    wait_until_held(process, path)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)  # the signal reaches the worker, whose own epoch nobody can interrupt
+    (path.parent / "hold").unlink()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "all files are written" in err
+    assert "the same command continues" in err
+    assert "\x1b" not in out
+    folder = tmp_path / "work_dirs" / "optuna_results"
+    assert {file.name for file in folder.iterdir() if file.is_file()} == FILES
+    assert statistics(folder)["status"] == "stopped"
+    assert [row["state"] for row in trials(folder)][-1] == "INTERRUPTED"
+
+    hold(path)
+    process = start(path)
+    wait_until_held(process, path)
+    process.kill()
+    process.communicate(timeout=60)
+    for _attempt in range(200):
+        if not alive(str(tmp_path)):
+            break
+        time.sleep(0.05)
+    assert not alive(str(tmp_path))  # no worker outlives the search
+
+    (path.parent / "hold").unlink()
+    found = optimize(load_config(path))
+    assert found.folder == folder
+    straight = optimize(load_config(path, {"optuna.storage": None, "work_dir": str(tmp_path / "straight")}))
+    assert results(found) == results(straight)
+    assert len(found.rows) == 6
+    assert [row["state"] for row in trials(folder)] == [COMPLETE] * 6
+    again = optimize(load_config(path))  # complete: nothing is trained, nothing is lost
+    assert results(again) == results(straight)
+    assert again.folder == folder
+    more = optimize(load_config(path, {"optuna.n_trials": 6, "optuna.sampler": "RandomSampler"}))
+    assert len(more.rows) == 6
+
+
+# ------------------------------------------------------------------------------------------------------------ command line
+
+
+def test_the_command_says_what_it_does_in_plain_lines(write_config: WriteConfig, tmp_path: Path) -> None:
+    path = write_config(SCHEDULED + optuna(n_jobs=2))
+    done = pochi(
+        "optimize", "-c", path, "--n-trials", 2, "--output", tmp_path / "mine", "--set", "seed=7", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert re.fullmatch(r"val_accuracy [0-9.]+", lines[-1])
+    assert any(line.startswith("  learning_rate  0.001 … 0.1 (logarithmic)") for line in lines)
+    assert sum(re.match(r"trial \d   val_accuracy ", line) is not None for line in lines) == 2
+    assert "\x1b" not in done.stdout
+    assert len(trials(tmp_path / "mine")) == 2
+    assert "seed = 7\n" in (tmp_path / "mine" / "optimized_config.py").read_text()
+    shown = pochi("show", trials(tmp_path / "mine")[0]["experiment"][:8], "--work-dir", tmp_path / "mine", cwd=tmp_path)
+    assert "trial-0000" in shown.stdout, shown.stderr
+
+
+def test_a_wrong_search_space_leaves_nothing_behind(write_config: WriteConfig, tmp_path: Path) -> None:
+    path = write_config(optuna({"lerning_rate": RATE}))
+    done = pochi("optimize", "-c", path, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "lerning_rate is no setting" in done.stderr
+    assert "did you mean learning_rate?" in done.stderr
+    assert f"{path}:" in done.stderr
+    assert not (tmp_path / "work_dirs").exists()
+
+
+# -------------------------------------------------------------------------------------------------------------- refusals
+
+
+def test_what_cannot_be_trained_is_said_before_anything_is_written(write_config: WriteConfig, tmp_path: Path) -> None:
+    broken = "def model(num_classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(192, 99))\n"
+    with pytest.raises(ConfigError, match="3 classes need"):
+        optimize(load_config(write_config(broken + optuna({"learning_rate": RATE}))))
+    assert not (tmp_path / "work_dirs").exists()
+
+
+def test_without_validation_data(write_config: WriteConfig) -> None:
+    blind = "val_data_root = None\n"
+    with pytest.raises(ConfigError, match="Without validation data there is no val_accuracy"):
+        optimize(load_config(write_config(blind + optuna())))
+    goal = {"metric": "train_loss", "direction": "minimize", "n_trials": 1}
+    found = optimize(load_config(write_config(blind + optuna({"learning_rate": RATE}, **goal))))
+    assert found.best is not None
+
+
+def test_another_study_is_never_overwritten(write_config: WriteConfig, tmp_path: Path) -> None:
+    path = write_config(optuna({}, n_trials=1))
+    found = optimize(load_config(path), tmp_path / "mine")
+    before = (found.folder / "study_statistics.json").read_text()
+    with pytest.raises(ConfigError, match="Another study is here"):
+        optimize(load_config(path), tmp_path / "mine")
+    assert (found.folder / "study_statistics.json").read_text() == before
+
+
+def test_a_full_disk_ends_the_search(write_config: WriteConfig, tmp_path: Path) -> None:
+    lines = """
+def train_epoch(run, epoch):
+    from pochitrain.errors import DiskError
+    raise DiskError("The disk is full.", "here", "free some")
+"""
+    with pytest.raises(DiskError, match="disk is full"):
+        optimize(load_config(write_config(lines + optuna({}, metric="train_loss", direction="minimize"))))
+    assert statistics(tmp_path / "work_dirs" / "optuna_results")["status"] == "stopped"
+
+
+def test_no_trial_begins_after_the_time_limit(write_config: WriteConfig) -> None:
+    found = optimize(load_config(write_config(SCHEDULED + optuna(n_trials=50, timeout_minutes=0.03))))
+    assert 1 <= len(found.rows) < 50
+
+
+def test_workers_take_the_gpus_in_turn() -> None:
+    assert [device_of(place, None, 2) for place in range(4)] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    assert [device_of(place, "cuda", 2) for place in range(2)] == ["cuda:0", "cuda:1"]
+    assert [device_of(place, "cuda:1", 2) for place in range(2)] == ["cuda:1", "cuda:1"]
+    assert [device_of(place, "cpu", 2) for place in range(2)] == ["cpu", "cpu"]
+    assert [device_of(place, None, count) for place, count in ((3, 1), (3, 0))] == [None, None]
+
+
+# --------------------------------------------------------------------------------------------------------------- confirm
+
+
+def test_the_winner_is_confirmed_with_new_seeds(write_config: WriteConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = """
+def train_epoch(run, epoch):
+    noise = run.config.seed % 3
+    return {"train_loss": 100 * run.config.learning_rate + noise, "train_accuracy": 0.0}
+"""
+    space = {"learning_rate": {"type": "float", "low": 0.1, "high": 0.9}}
+    goal = {"metric": "train_loss", "direction": "minimize", "n_trials": 4, "confirm_seeds": True, "pruner": None}
+    path = write_config(lines + "learning_rate = 0.5\n" + optuna(space, **goal))
+    found = optimize(load_config(path))
+    told = statistics(found.folder)["confirmation"]
+    assert told["of"]["seeds"] == [43, 44, 45]
+    assert told["shipped"]["values"] == [51.0, 52.0, 50.0]
+    assert found.best is not None
+    rate = found.best.point["learning_rate"]
+    assert told["winner"]["values"] == pytest.approx([100 * rate + noise for noise in (1, 2, 0)])  # type: ignore[operator]
+    assert told["confirmed"]
+    assert "is larger than the noise between seeds" in told["verdict"]
+    assert told["verdict"] in capsys.readouterr().out
+    assert len([info for info in find_experiments(found.folder) if info.task.startswith("confirm-")]) == 6
+
+
+def test_the_interval_of_a_gain() -> None:
+    assert gain_interval([1.0], [2.0]) is None
+    assert gain_interval([2.0, 2.0], [1.0, 1.0]) == (1.0, 1.0)
+    winner, shipped = [54.2, 55.1, 53.9, 54.0], [50.1, 51.5, 50.6]
+    reference = stats.ttest_ind(winner, shipped, equal_var=False).confidence_interval(0.95)
+    assert gain_interval(winner, shipped) == pytest.approx((reference.low, reference.high))
+    low, high = gain_interval([54.0, 50.0, 52.0], [51.0, 53.0, 49.0]) or (0, 0)
+    assert low < 0 < high
