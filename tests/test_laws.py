@@ -18,7 +18,22 @@ from pochitrain.config.words import documentation, inner_model, walk_settings
 PACKAGE = Path(__file__).parents[1] / "pochitrain"
 
 # A room may import from the rooms before it in its line, and from itself.
-ROOMS = ["locale", "errors", "history", "durable", "randomness", "config", "experiment", "parts", "data", "engine", "reports", "sinks", "tasks", "cli"]
+ROOMS = [
+    "locale",
+    "errors",
+    "history",
+    "durable",
+    "randomness",
+    "config",
+    "experiment",
+    "parts",
+    "data",
+    "engine",
+    "reports",
+    "sinks",
+    "tasks",
+    "cli",
+]
 SIDEWAYS = {("parts", "data"), ("data", "parts"), ("sinks", "engine")}
 LIGHT = ("locale", "errors", "history", "durable", "config", "experiment", "cli")  # load no torch by themselves
 HEAVY = ("torch", "torchvision", "matplotlib", "seaborn", "sklearn", "pandas", "plotly", "optuna", "mlflow")
@@ -37,7 +52,9 @@ def imports(tree: ast.AST) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | ({f"{node.module}.{alias.name}" for alias in node.names} if node.module == "pochitrain" else set())
+            names |= {node.module} | (
+                {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "pochitrain" else set()
+            )
     return names
 
 
@@ -73,10 +90,14 @@ def test_light_commands_load_no_torch(arguments: list[str], tmp_path: Path) -> N
         "sys.exit(repr(heavy) if heavy else code)"
     )
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout
-    assert time.perf_counter() - started < 5  # measured at 0.1 s; a busy machine is not a failure, an import of torch is
+    assert (
+        time.perf_counter() - started < 5
+    )  # measured at 0.1 s; a busy machine is not a failure, an import of torch is
 
 
 def test_every_setting_is_documented_in_both_languages_and_says_whether_it_counts() -> None:
@@ -89,7 +110,9 @@ def test_every_setting_is_documented_in_both_languages_and_says_whether_it_count
 def test_every_setting_is_read_somewhere() -> None:
     """A setting that no line reads would be a promise that nobody keeps."""
     text = "\n".join(
-        path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py") if path.name not in ("schema.py", "words.py", "fields.py")
+        path.read_text(encoding="utf-8")
+        for path in PACKAGE.rglob("*.py")
+        if path.name not in ("schema.py", "words.py", "fields.py")
     )
     later = {"optuna"}  # read by the search
     for name, info in walk_settings():

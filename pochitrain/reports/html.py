@@ -151,10 +151,7 @@ def name(text: object) -> str:
 
 def script_json(value: Any) -> str:
     """Return JSON that can stand inside <script>: no `<`, so that nothing in it ends the element; NaN becomes null."""
-    return json.dumps(finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace(
-        "<", "\\u003c"
-    )
-
+    return json.dumps(finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _heading(column: Column, sortable: bool) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pochitrain.config.fields import is_identity
 from pochitrain.config.identity import Identity, canonical_settings, settings_difference
 from pochitrain.config.loader import load_config
-from pochitrain.config.fields import is_identity
 from pochitrain.config.schema import Config
 from pochitrain.config.words import walk_settings
 from pochitrain.errors import ConfigError

@@ -17,7 +17,9 @@ WriteConfig = Callable[..., Path]
 
 def load_text(tmp_path: Path, text: str, **overrides: object) -> Config:
     path = tmp_path / "config.py"
-    path.write_text("t = lambda image: image\ntrain_data_root = 'x'\ntrain_transform = val_transform = t\n" + text, encoding="utf-8")
+    path.write_text(
+        "t = lambda image: image\ntrain_data_root = 'x'\ntrain_transform = val_transform = t\n" + text, encoding="utf-8"
+    )
     return load_config(path, overrides)
 
 
@@ -105,7 +107,10 @@ def test_sys_exit_in_a_config_is_an_error(tmp_path: Path) -> None:
 
 def test_a_config_that_forks_goes_on_once(tmp_path: Path) -> None:
     marker = tmp_path / "pids"
-    config = load_text(tmp_path, f"import os\nos.fork()\nwith open({str(marker)!r}, 'a') as f: f.write(f'{{os.getpid()}} ')\nepochs = 7\n")
+    config = load_text(
+        tmp_path,
+        f"import os\nos.fork()\nwith open({str(marker)!r}, 'a') as f: f.write(f'{{os.getpid()}} ')\nepochs = 7\n",
+    )
     assert config.epochs == 7
     os.wait()
     assert len(marker.read_text().split()) == 2  # both processes executed the file, one of them came back
@@ -122,11 +127,15 @@ def test_a_missing_file_names_those_that_exist(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_config_inherits_from_the_one_beside_it_and_sees_its_edits(tmp_path: Path) -> None:
-    (tmp_path / "base_config.py").write_text("t = lambda image: image\ntrain_data_root = 'x'\ntrain_transform = val_transform = t\nepochs = 3\n")
+    (tmp_path / "base_config.py").write_text(
+        "t = lambda image: image\ntrain_data_root = 'x'\ntrain_transform = val_transform = t\nepochs = 3\n"
+    )
     path = tmp_path / "child.py"
     path.write_text("from base_config import *\nlearning_rate = 0.5\n")
     assert load_config(path).epochs == 3
-    (tmp_path / "base_config.py").write_text("t = lambda image: image\ntrain_data_root = 'x'\ntrain_transform = val_transform = t\nepochs = 30\n")
+    (tmp_path / "base_config.py").write_text(
+        "t = lambda image: image\ntrain_data_root = 'x'\ntrain_transform = val_transform = t\nepochs = 30\n"
+    )
     os.utime(tmp_path / "base_config.py", (1, 1))
     assert load_config(path).epochs == 30
 
@@ -186,7 +195,10 @@ def test_the_right_settings_of_a_wrong_config_are_there_for_further_checks(tmp_p
 def test_the_default_of_min_delta_fits_the_unit(tmp_path: Path) -> None:
     assert load_text(tmp_path, "early_stopping = {}").early_stopping.min_delta == 3.0
     assert load_text(tmp_path, "early_stopping = {'monitor': 'val_loss'}").early_stopping.min_delta == 0.0
-    assert load_text(tmp_path, "early_stopping = {'monitor': 'val_loss', 'min_delta': 0.1}").early_stopping.min_delta == 0.1
+    assert (
+        load_text(tmp_path, "early_stopping = {'monitor': 'val_loss', 'min_delta': 0.1}").early_stopping.min_delta
+        == 0.1
+    )
 
 
 def test_a_registered_part_is_found_beside_the_config(tmp_path: Path) -> None:

@@ -196,7 +196,9 @@ def test_an_observer_that_fails_is_switched_off(write_config: WriteConfig, capsy
     assert [record["epoch"] for record in config.origin.helpers["seen"]] == [1, 2]
 
 
-def test_the_command_line_prints_the_metric_last_and_no_control_codes(write_config: WriteConfig, tmp_path: Path) -> None:
+def test_the_command_line_prints_the_metric_last_and_no_control_codes(
+    write_config: WriteConfig, tmp_path: Path
+) -> None:
     done = pochi("train", "-c", write_config(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
