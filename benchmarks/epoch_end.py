@@ -101,10 +101,8 @@ def main() -> None:
         ("write", "checkpoint, best.pt and CSV, written beside it"),
         ("end", "the training waits at the end of an epoch"),
     ):
-        low, high = min(found[name]), max(found[name])
-        print(
-            f"{1000 * middle[name]:9.1f} ms  {words} (median of {len(found[name])}; {1000 * low:.1f} to {1000 * high:.1f})"
-        )
+        low, high = 1000 * min(found[name]), 1000 * max(found[name])
+        print(f"{1000 * middle[name]:9.1f} ms  {words} (median of {len(found[name])}; {low:.1f} to {high:.1f})")
     print(f"{100 * middle['end'] / middle['alone']:9.2f} %   of an epoch is waiting at its end")
     print(f"{middle['beside'] / middle['alone']:9.3f}     epoch beside the writing / epoch alone")
 

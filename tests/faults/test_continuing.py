@@ -111,6 +111,30 @@ def test_another_environment_is_told_once_and_refused_when_asked(undisturbed: Un
     assert "warning" not in said.read_text()
 
 
+def test_damaged_checkpoints_are_named_and_never_a_silent_new_beginning(
+    undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    work_dir, said = begun(undisturbed, tmp_path), tmp_path / "said.txt"
+    arguments = ["train", "-c", undisturbed.config, "--set", f"work_dir={str(work_dir)!r}"]
+    *_older, newest = sorted(only_experiment(work_dir).checkpoints_dir.glob("*.ckpt"))
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    assert live(command(*arguments), said) == 0, said.read_text()
+    assert f"The checkpoint {newest} is damaged; the one before it is used" in said.read_text()
+    assert "Continues after epoch 1, step 1 of the next" in said.read_text()
+    assert differing(left_behind(work_dir), undisturbed.left) == []
+    names = sorted(only_experiment(work_dir).checkpoints_dir.glob("*.ckpt"))
+    for path in names:
+        path.write_bytes(path.read_bytes()[:-1])
+    assert live(command(*arguments), said) == 3, said.read_text()
+    assert f"Every checkpoint is damaged: {names[1].name}, {names[0].name}" in said.read_text()
+    assert "--restart" in said.read_text()
+    assert sorted(only_experiment(work_dir).checkpoints_dir.glob("*.ckpt")) == names
+    assert live(command(*arguments, "--restart"), said) == 0, said.read_text()
+    assert differing(left_behind(work_dir), undisturbed.left) == []
+
+
 # --------------------------------------------------------------------------------------------- the config in the meantime
 
 WATCHED = """
