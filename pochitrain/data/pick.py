@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pochitrain.config.inject import name_of
 from pochitrain.config.schema import Config
 from pochitrain.data.decode import display_name
 from pochitrain.data.folder import SUFFIXES, ImageFolder, check_headers, manifest, scan_folder, with_classes
@@ -28,7 +29,7 @@ class Picked:
     labels: Sequence[int] | None  # None: not known (or known to the data set)
     labelled: bool
     name: str  # short, for a folder of results
-    source: str  # where they come from, in full
+    source: str  # where they come from, in full, the same in every language
     broken: tuple[tuple[str, str], ...] = ()  # (path, reason), not among the items
     notes: tuple[str, ...] = ()
     manifest: dict[str, Any] | None = None  # of class folders
@@ -50,16 +51,16 @@ def pick_validation(config: Config, classes: Sequence[str]) -> Picked:
     if config.dataset is not None:
         own = load_data(config).val
         if own is not None:
-            return Picked(own.items, None, True, "val", _("the data set in the config"))
+            return Picked(own.items, None, True, "val", f"dataset = {name_of(config.dataset)}")
     elif root is not None:
         try:
             if root == AUTO:
                 assert config.train_data_root is not None
                 where = config.train_data_root
                 _train, folder = split_folder(_listed(where), config.val_fraction, config.group_by)
-            else:
-                where, folder = root, _listed(root)
-            return _labelled(folder, classes, "val", os.path.abspath(where), allow_missing=root == AUTO)
+                source = f"{os.path.abspath(where)} (val_data_root = {AUTO!r})"
+                return _labelled(folder, classes, "val", source, allow_missing=True)
+            return _labelled(_listed(root), classes, "val", os.path.abspath(root), allow_missing=False)
         except DataError as error:
             mend = _("give the folder of images with --data")
             what = _("The validation data of this experiment cannot be used")

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pochitrain.data.decode import display_name
 from pochitrain.data.loaders import Failure, Loader, Samples
 from pochitrain.engine.run import PRECISIONS
 from pochitrain.errors import DataError, OutOfMemoryError
@@ -28,7 +29,7 @@ class Predictions:
     logits: NDArray[np.float32]  # (N, K)
     probabilities: NDArray[np.float64]  # (N, K), softmax of logits / temperature
     classes: tuple[str, ...]
-    broken: tuple[tuple[str, str], ...]  # (path, reason)
+    broken: tuple[tuple[str, str], ...]  # (path as one line of text, reason)
     seconds: float
     precision: str
 
@@ -209,11 +210,13 @@ def _enough_memory(device: torch.device, size: int) -> Iterator[None]:
 
 def _broken(loader: Loader, read: NDArray[np.int64]) -> tuple[tuple[str, str], ...]:
     """Return name and reason of the samples that are missing among those `read`."""
-    samples = loader.samples
-    missing = np.setdiff1d(np.arange(len(samples)), read).tolist()
-    found = [(samples.name(index), samples[(1, index)]) for index in missing]
-    again = _("it could be read at a second attempt only")
-    return tuple((name, sample.reason if isinstance(sample, Failure) else again) for name, sample in found)
+    samples, again = loader.samples, _("it could be read at a second attempt only")
+    broken = []
+    for index in np.setdiff1d(np.arange(len(samples)), read).tolist():
+        sample = samples[(1, index)]
+        reason = sample.reason if isinstance(sample, Failure) else again
+        broken.append((display_name(samples.name(index)), reason))
+    return tuple(broken)
 
 
 def nothing_readable(broken: Sequence[tuple[str, str]], shown: int = 10) -> DataError:
@@ -231,6 +234,6 @@ def _check_finite(logits: NDArray[np.float32], paths: Sequence[str], precision: 
     if len(bad):
         raise DataError(
             _("The model gives numbers that are not finite for {count} images", count=len(bad)),
-            paths[bad[0]],
+            display_name(paths[bad[0]]),
             _("precision is {precision}; a model trained in fp32 or bf16 has a wider range", precision=precision),
         )

@@ -26,7 +26,7 @@ from pochitrain.tasks.judged import (
     write_predictions,
 )
 from pochitrain.tasks.reliance import Reliance, reliance, write_thresholds
-from pochitrain.tasks.verdict import say_broken, say_evaluation, say_predicted, say_reliance, say_speed
+from pochitrain.tasks.verdict import say_broken, say_evaluation, say_fp32, say_predicted, say_reliance, say_speed
 
 
 @dataclass(frozen=True)
@@ -198,14 +198,7 @@ def _say(
     if relied:
         say_reliance(log, relied)
     if fp32:
-        different = f"{fp32['different']} / {fp32['images']}"
-        log.info(
-            _(
-                "{precision}     {different} answers are other ones in fp32",
-                precision=predictions.precision,
-                different=different,
-            )
-        )
+        say_fp32(log, predictions, fp32["different"])
     say_speed(log, predictions)
 
 

@@ -100,7 +100,9 @@ def metrics_values(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    text = io.StringIO()
+    """Write a table in UTF-8, with the byte order mark by which Excel knows it."""
+    text = io.StringIO("\ufeff")
+    text.seek(1)
     writer = csv.writer(text, lineterminator="\n")  # writes a float by repr: it reads back exactly
     writer.writerow(header)
     writer.writerows(rows)

@@ -97,6 +97,14 @@ def say_reliance(log: Log, relied: Reliance) -> None:
         log.warning(_("never answered, because no confidence was enough: {names}", names=", ".join(never[:SHOWN])))
 
 
+def say_fp32(log: Log, predictions: Predictions, different: int) -> None:
+    """Say what the precision cost."""
+    shown = f"{different} / {len(predictions.paths)}"
+    log.info(
+        _("precision      {shown} answers in {name} are others than in fp32", shown=shown, name=predictions.precision)
+    )
+
+
 def say_speed(log: Log, predictions: Predictions) -> None:
     count = len(predictions.paths)
     speed = f"{count / predictions.seconds:.0f}"

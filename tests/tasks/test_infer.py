@@ -67,7 +67,7 @@ def judged(experiment: Experiment | Path | str, output: Path, **wish: Any) -> In
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file))
 
 
