@@ -15,7 +15,7 @@ from typing import Any
 
 from pochitrain.config.canonical import canonical, difference, digest
 from pochitrain.config.fields import Settings, is_identity
-from pochitrain.config.inject import named_values
+from pochitrain.config.inject import named_values, parameters
 from pochitrain.config.schema import Config
 
 VERSION = "1"
@@ -99,4 +99,7 @@ def _asked_for(config: Config) -> dict[str, Any]:
     for part in _PARTS:
         if callable(own := getattr(config, part)):
             found |= named_values(own, values)
+    if config.dataset is not None and {"root", "train_data_root", "val_data_root"} & parameters(config.dataset).keys():
+        # What a data set of the user's reads there nobody else can tell, so the place stands for it.
+        found |= {name: getattr(config, name) for name in ("train_data_root", "val_data_root")}
     return found

@@ -143,8 +143,8 @@ class Config(Settings):
     )
     val_fraction: Float = setting(
         0.2,
-        en='Share of each class that validates when val_data_root = "auto".',
-        ja='val_data_root = "auto" のとき検証に使う割合.',
+        en='About this share of each class validates when val_data_root = "auto".',
+        ja='val_data_root = "auto" のとき検証に使うおよその割合.',
         identity=False,
         gt=0,
         lt=1,

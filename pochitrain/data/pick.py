@@ -59,8 +59,8 @@ def pick_validation(config: Config, classes: Sequence[str]) -> Picked:
                 where = config.train_data_root
                 _train, folder = split_folder(_listed(where), config.val_fraction, config.group_by)
                 source = f"{os.path.abspath(where)} (val_data_root = {AUTO!r})"
-                return _labelled(folder, classes, "val", source, allow_missing=True)
-            return _labelled(_listed(root), classes, "val", os.path.abspath(root), allow_missing=False)
+                return _labelled(folder, classes, "val", source, allow_missing=True, table=is_table(where))
+            return _labelled(_listed(root), classes, "val", os.path.abspath(root), table=is_table(root))
         except DataError as error:
             mend = _("give the folder of images with --data")
             what = _("The validation data of this experiment cannot be used")
@@ -81,11 +81,13 @@ def pick_images(sources: Sequence[str], classes: Sequence[str], *, allow_missing
     """
     first = sources[0]
     if len(sources) == 1 and is_table(first) and os.path.isfile(first):
-        return _labelled(read_table(first), classes, Path(first).stem, os.path.abspath(first), allow_missing)
+        folder, name = read_table(first), Path(first).stem
+        return _labelled(folder, classes, name, os.path.abspath(first), allow_missing=allow_missing, table=True)
     if len(sources) == 1 and os.path.isdir(first):
         folders = _folders(first)
         if folders & set(classes):
-            return _labelled(scan_folder(first), classes, _name(first), os.path.abspath(first), allow_missing)
+            folder, name = scan_folder(first), _name(first)
+            return _labelled(folder, classes, name, os.path.abspath(first), allow_missing=allow_missing)
         return _unlabelled(_images_below(first), first, _no_class_folder(folders, classes))
     paths = list(dict.fromkeys(path for source in sources for path in _files(source)))
     common = os.path.dirname(paths[0]) if len(paths) == 1 else os.path.commonpath(map(os.path.abspath, paths))
@@ -96,30 +98,41 @@ def _listed(root: str) -> ImageFolder:
     return read_table(root) if is_table(root) else scan_folder(root)
 
 
-def _labelled(folder: ImageFolder, classes: Sequence[str], name: str, source: str, allow_missing: bool) -> Picked:
+def _labelled(
+    folder: ImageFolder,
+    classes: Sequence[str],
+    name: str,
+    source: str,
+    *,
+    allow_missing: bool = False,
+    table: bool = False,
+) -> Picked:
     missing = [label for label in classes if label not in folder.classes]
-    plain = None if is_table(source) else manifest(folder)
-    folder = with_classes(folder, classes, _("the model"), allow_missing=True)
+    problems: list[Problem] = []
     if missing and not allow_missing:
-        raise DataError(
-            _("Classes of the model without images here: {names}", names=_some(missing)),
-            display_name(source),
-            _("add their folders, or judge the others alone: --allow-missing-classes"),
-        )
-    headers, errors = check_headers(folder)  # as before a training, so that the batches are the same
+        what = _("Classes of the model without images here: {names}", names=_some(missing))
+        mend = _("add their folders, or judge the others alone: --allow-missing-classes")
+        problems.append(Problem(what, display_name(source), mend))
+    try:
+        named = with_classes(folder, classes, _("the model"), allow_missing=True)
+    except DataError as error:
+        raise DataError(problems=[*error.problems, *problems]) from None
+    if problems:
+        raise DataError(problems=problems)
+    headers, errors = check_headers(named)  # as before a training, so that the batches are the same
     kept = [index for index, header in enumerate(headers) if header is not None]
     notes = folder.notes
     if missing:
         notes += (_("classes without images: {names}", names=_some(missing)),)
     return Picked(
-        items=[str(Path(folder.root, folder.files[index])) for index in kept],
-        labels=[folder.labels[index] for index in kept],
+        items=[str(Path(named.root, named.files[index])) for index in kept],
+        labels=[named.labels[index] for index in kept],
         labelled=True,
         name=name,
         source=source,
         broken=tuple((error.problems[0].where, error.problems[0].what) for error in errors),
         notes=notes,
-        manifest=plain,
+        manifest=None if table else manifest(folder),
     )
 
 

@@ -25,7 +25,7 @@ from pochitrain.tasks.optimized_config import require_literals
 from pochitrain.tasks.prepare import checked_config
 from pochitrain.tasks.search import OPTIMIZED, Search
 from pochitrain.tasks.search_space import check_space, split_key
-from pochitrain.tasks.study import Study, open_study
+from pochitrain.tasks.study import Study, import_for_importances, open_study
 from pochitrain.tasks.workers import Workers
 
 RESULTS = "optuna_results"
@@ -57,7 +57,9 @@ def optimize(config: Config, output: Path | None = None, log: Log | None = None)
     require_metrics(config, data)
     notes = check_space(config, data.classes)
     with closing(Workers(config, data, config.optuna.n_jobs)) as workers:
-        workers.start()  # each has tried the file's own setting: from here on something may be written
+        workers.start()
+        import_for_importances()
+        workers.wait()  # each has tried the file's own setting: from here on something may be written
         with closing(open_study(config, made_of(config, data))) as study, graceful_stop() as request:
             folder = results_folder(config, study, output)
             with lock(Experiment(folder, study.token)):

@@ -84,8 +84,8 @@ def plan(config: Config, data: Data) -> Plan:
     identity = Identity(canonical_settings(config), data.digests)
     work_dir = Path(config.work_dir)
     experiment = Experiment.at(work_dir, task_name(config), display_name(config), identity.id)
-    if not experiment.dir.exists():
-        # A config under another name or task is the same experiment, which may be there already.
+    if not experiment.dir.exists() and config.task is None:
+        # A config under another name is the same experiment, which may be there already.
         experiment = next(iter(same_id(work_dir, identity.id)), experiment)
     return Plan(config, data, experiment, identity)
 

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy.exc
+from optuna.distributions import FloatDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -41,6 +42,8 @@ from pochitrain.tasks.sampling import (
     superseded,
 )
 from pochitrain.tasks.trial import Outcome
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # what happens is said by us
 
 LIVES = 3  # a trial whose process dies so often counts as failed: it may be what kills it
 PATIENCE_SECONDS = 300  # how long a database may be away before the search gives up
@@ -304,6 +307,15 @@ class Study:
                 time.sleep(1)
 
 
+def import_for_importances() -> None:
+    """Import what `Study.importances` needs: scikit-learn, seconds that cost nobody anything while workers start."""
+    small = optuna.create_study()
+    for number in range(2):
+        ranged = FloatDistribution(0, 1)
+        small.add_trial(optuna.trial.create_trial(params={"x": number}, distributions={"x": ranged}, value=number))
+    optuna.importance.get_param_importances(small, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0))
+
+
 def was_killed(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
     """Return whether a trial ended without a result or a reason, and was not run again yet."""
     explained = {"error", "surplus"} & trial.user_attrs.keys()
@@ -356,7 +368,6 @@ def open_study(config: Config, made_of: Mapping[str, Any]) -> Study:
     Raises:
         ConfigError: the storage cannot be opened, or holds a study of this name that was made of something else.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     settings = config.optuna
     storage = open_storage(settings)
     sampler = Counted(settings, config.seed)

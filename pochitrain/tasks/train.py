@@ -14,7 +14,7 @@ from pochitrain import durable
 from pochitrain.config.inject import name_of
 from pochitrain.config.schema import Config
 from pochitrain.data.source import Data, load_data
-from pochitrain.engine.checkpoint import Checkpoints
+from pochitrain.engine.checkpoint import Checkpoints, load_weights
 from pochitrain.engine.loop import Diverged, Observer, Stop, check_finite, fit
 from pochitrain.engine.run import Run, Totals, build_run, restore, state_of
 from pochitrain.engine.signals import StopRequest, graceful_stop
@@ -70,12 +70,12 @@ def train(
     durable.require_writable(Path(config.work_dir))
     chosen = plan(config, data or load_data(config))
     experiment = chosen.experiment
-    if restart and experiment.dir.exists():
-        log.info(_("The old experiment is kept as {path}", path=set_aside(experiment)))
-    if experiment.dir.exists():
+    if experiment.dir.exists() and not restart:
         with lock(experiment):
             return _go_on(chosen, strict_env, log, trial)
-    run = build_run(config, chosen.data)  # what cannot be built leaves no folder behind
+    run = build_run(config, chosen.data)  # what cannot be built leaves no folder behind, and moves none
+    if experiment.dir.exists():
+        log.info(_("The old experiment is kept as {path}", path=set_aside(experiment)))
     with lock(experiment):
         if experiment.experiment_json.exists():  # another process began it in the meantime, and has ended
             return _go_on(chosen, strict_env, log, trial)
@@ -114,6 +114,7 @@ def _go_on(chosen: Plan, strict_env: bool, log: Log, trial: Trial | None) -> Tra
         if any(manifest.get(name) != value for name, value in labels.items()):
             write_manifest(experiment, {**manifest, **labels})
         trained = Trained(experiment, history, metric_of(history, config))
+        warn_of_other_best(experiment, history, config, log)
         say_end(log, trained, config)
         return trained
     precision = manifest.get("resolved", {}).get("precision") if config.precision == "auto" else None
@@ -150,6 +151,24 @@ def _guard_environment(manifest: dict[str, Any], resolved: dict[str, Any], stric
 
 def _nothing_left(history: History, config: Config) -> bool:
     return len(history) >= config.epochs or stopped_early(history, config.early_stopping)
+
+
+def warn_of_other_best(experiment: Experiment, history: History, config: Config, log: Log) -> None:
+    """Warn when `best.pt` holds another epoch than `monitor` calls the best: it was chosen by another one then."""
+    best = best_epoch(history, config.early_stopping.monitor)
+    try:
+        there = load_weights(experiment.best_pt)["epoch"]
+    except (DataError, KeyError):
+        return
+    if best is not None and there != best:
+        log.warning(
+            _(
+                "best.pt holds epoch {there}, which another monitor chose; the weights of epoch {best} were not kept"
+                " (--restart trains again)",
+                there=there,
+                best=best,
+            )
+        )
 
 
 def metric_of(history: History, config: Config) -> float:
@@ -212,9 +231,10 @@ def _train_until(outputs: Outputs, history: History, trial: Trial | None, reques
         except Stop:
             checkpoint(run.totals.steps)
             checkpoints.close()
-        except PochiError as error:
+        except Exception as error:  # also what the user's own code raises
             _note_failure(outputs, history, checkpoints, error)
             raise
+    warn_of_other_best(experiment, history, config, log)
     if request() and not given_up and not _nothing_left(history, config):
         outputs.write_manifest(history, "stopped")
         if trial is None:
@@ -312,9 +332,10 @@ def _guarded(name: str, observe: Observer, log: Log) -> Observer:
     return guarded
 
 
-def _note_failure(outputs: Outputs, history: History, checkpoints: Checkpoints, error: PochiError) -> None:
+def _note_failure(outputs: Outputs, history: History, checkpoints: Checkpoints, error: Exception) -> None:
     """Keep what was saved, and write down why the run ended."""
-    failure = {"error": type(error).__name__, "what": error.problems[0].what}
+    what = error.problems[0].what if isinstance(error, PochiError) else str(error)
+    failure = {"error": type(error).__name__, "what": what}
     try:
         checkpoints.close()
         if isinstance(error, Diverged):

@@ -76,12 +76,15 @@ class Workers:
         self.workers: list[Worker] = []
 
     def start(self) -> None:
-        """Start them all, and wait until each has shown that the file's own setting can be trained here.
+        """Start them all; `wait` before they are given work."""
+        self.workers = [self._begin(place) for place in range(self.count)]
+
+    def wait(self) -> None:
+        """Return when each has shown that the file's own setting can be trained here.
 
         Raises:
             ConfigError, DataError: it cannot. Nothing has been written.
         """
-        self.workers = [self._begin(place) for place in range(self.count)]
         for place in range(self.count):
             self._greet(place)
 

@@ -231,7 +231,7 @@ def test_weights_that_were_pretrained_keep_their_architecture(plain: Experiment,
 
 
 def test_the_validation_data_of_a_split_a_table_and_a_data_set(
-    write_config: WriteConfig, images: Path, tmp_path: Path
+    write_config: WriteConfig, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = tmp_path / "val.csv"
     files = sorted((images / "val").glob("*/*.png"))
@@ -241,12 +241,14 @@ from torchvision.datasets import ImageFolder
 def dataset(split, train_data_root, val_data_root, val_transform):
     return ImageFolder(train_data_root if split == "train" else val_data_root, val_transform)
 """
-    for number, lines in enumerate(("val_data_root = 'auto'", f"val_data_root = {str(table)!r}", own)):
+    auto = f"train_data_root = {str(table)!r}\nval_data_root = 'auto'\nval_fraction = 0.5"
+    for number, lines in enumerate(("val_data_root = 'auto'", f"val_data_root = {str(table)!r}", auto, own)):
         experiment = train(load_config(write_config(f"{PLAIN}task = 't{number}'\n{lines}"))).experiment
         best = load_weights(experiment.best_pt)
         found = judged(experiment, tmp_path / str(number))
         assert found.evaluation is not None
         assert np.array_equal(found.evaluation.confusion, best["confusion_matrix"].numpy()), lines
+        assert "warning: the validation data" not in capsys.readouterr().out
     assert found.predictions.paths[0] == "sample 0"
     with pytest.raises(ConfigError, match="no files that could be sorted"):
         judged(experiment, tmp_path / "own", sort_into=tmp_path / "sorted")
@@ -291,8 +293,8 @@ def test_classes_are_matched_by_name(plain: Experiment, tmp_path: Path, capsys: 
     assert found.evaluation.per_class[0]["support"] == 0
     assert "classes without images: ant" in capsys.readouterr().out
     make_images(some, {"dog": 1})
-    with pytest.raises(DataError, match="does not have: dog"):
-        judged(plain, tmp_path / "out", images=[some], allow_missing_classes=True)
+    with pytest.raises(DataError, match=r"(?s)does not have: dog.*without images here: ant"):
+        judged(plain, tmp_path / "out", images=[some])
 
 
 def test_other_images_get_predictions(plain: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
