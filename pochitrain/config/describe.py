@@ -11,14 +11,22 @@ from pochitrain.config.inject import name_of
 from pochitrain.config.schema import Config
 
 
+_PASSWORD = re.compile(r"(://[^/:@\s]+):[^/@\s]+@")
+
+
 def plain_settings(config: Config) -> dict[str, Any]:
     """Return every setting with its resolved value, ready for JSON."""
     return {name: plain_value(getattr(config, name)) for name in Config.model_fields}
 
 
 def plain_value(value: Any) -> Any:
-    """Return numbers, texts, lists and dicts as they are, and for anything else a text without memory addresses."""
-    if value is None or isinstance(value, bool | int | float | str):
+    """Return numbers, texts, lists and dicts as they are, and for anything else a text without memory addresses.
+
+    The password in a URL (of the database of a search) becomes `***`: what comes out is shown and stored.
+    """
+    if isinstance(value, str):
+        return _PASSWORD.sub(r"\1:***@", value)
+    if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Settings):
         return {name: plain_value(getattr(value, name)) for name in type(value).model_fields}
