@@ -10,7 +10,6 @@ from pochitrain.config.fields import Settings
 from pochitrain.config.inject import name_of
 from pochitrain.config.schema import Config
 
-
 _PASSWORD = re.compile(r"(://[^/:@\s]+):[^/@\s]+@")
 
 
