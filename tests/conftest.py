@@ -15,6 +15,12 @@ from PIL import Image
 # On images of 8 × 8 pixels two threads mostly wait for each other, and so do the tests of two processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return how many processes test: one more than there are cores, because many tests wait for disk and processes."""
+    return (os.cpu_count() or 1) + 1
+
+
 TINY = """
 import torch
 from torch import nn

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,11 +118,13 @@ def _precision(loaded: LoadedModel, device: torch.device) -> str:
 
 
 def _workers(config: Config, device: torch.device) -> int:
-    """Return how many processes load images: as in the training, or several where the processor has nothing else to do.
+    """Return how many processes load images: as many as in the training, else so many that the model need not wait.
 
-    On a CPU they are slower than none: the model already uses every core (`benchmarks/infer.py`).
+    A model on the CPU uses every core itself; on two, processes beside it cost more than they bring
+    (`benchmarks/infer.py`).
     """
-    return config.num_workers or (0 if device.type == "cpu" else min(os.cpu_count() or 1, 8))
+    cores = torch.get_num_threads()
+    return config.num_workers or min(cores // 4 if device.type == "cpu" else cores, 8)
 
 
 def _config_with_data(loaded: LoadedModel) -> Config:
