@@ -1,103 +1,114 @@
-"""How fast `pochi infer` is: images per second against a plain PyTorch evaluation loop, and against batch size 1.
+"""How fast `pochi infer` judges images, against a plain PyTorch evaluation loop and against batch size 1.
 
-    python benchmarks/infer.py                                  # scikit-learn's digits at 32 pixels
-    python benchmarks/infer.py --data photos/val --size 224     # class folders of your own
+    python benchmarks/infer.py                                # trains the shipped config for two epochs first
+    python benchmarks/infer.py 34bc9cec                       # an experiment, on its validation data
+    python benchmarks/infer.py 34bc9cec --data photos/val     # on other class folders
 
-Every variant judges the same images with the same weights, decoding included. The variants run in turn, round after
-round, so that a busy moment meets all of them; the ratios are of medians.
+Every variant judges the same images with the same weights and the same transform, from the folder to the predicted
+classes: finding the files and decoding are included. The variants run in turn, round after round, so that a busy moment
+meets all of them; ratios are those of medians. The first round warms up and does not count. At the end stands how many
+answers differ from those of the plain loop in fp32.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
-from torchvision import datasets, models, transforms
+from torchvision import datasets
 
-from pochitrain import digits_folder
-from pochitrain.config.schema import Config
-from pochitrain.data.folder import scan_folder
-from pochitrain.engine.predict import predict
-from pochitrain.engine.run import choose_device, choose_precision
+from pochitrain import load_config, train
+from pochitrain.sinks.console import Log
+from pochitrain.tasks.judge import Judge
 
-Variant = Callable[[], float]
+SHIPPED = Path(__file__).parents[1] / "configs" / "pochi_train_config.py"
+Answers = NDArray[np.int64]
 
 
-def plain_loop(model: torch.nn.Module, root: Path, transform: transforms.Compose, device: torch.device) -> float:
-    """The loop of the tutorials: default settings, fp32, one accuracy per batch."""
-    model = model.to(device).eval()
-    loader = DataLoader(datasets.ImageFolder(str(root), transform), batch_size=32)
-    correct = total = 0
+def plain_loop(judge: Judge, model: torch.nn.Module, root: str, workers: int) -> Answers:
+    """The loop of the tutorials, in fp32: ImageFolder, DataLoader, no_grad."""
+    dataset = datasets.ImageFolder(root, judge.loaded.transform)
+    loader = DataLoader(
+        dataset, batch_size=judge.batch_size, num_workers=workers, pin_memory=judge.device.type == "cuda"
+    )
+    predicted = []
+    correct = 0
     with torch.no_grad():
         for images, labels in loader:
-            images, labels = images.to(device), labels.to(device)
-            correct += (model(images).argmax(1) == labels).sum().item()
-            total += len(labels)
-    return correct / total
+            images, labels = images.to(judge.device), labels.to(judge.device)
+            answers = model(images).argmax(1)
+            correct += int((answers == labels).sum())
+            predicted.append(answers)
+    return torch.cat(predicted).cpu().numpy()
 
 
-def variants(model_name: str, root: Path, size: int) -> dict[str, Variant]:
-    folder = scan_folder(root)
-    transform = transforms.Compose(
-        [transforms.Resize((size, size)), transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.25] * 3)]
-    )
-    config = Config(train_transform=transform, val_transform=transform)
-    device = choose_device(config)
-    precision = choose_precision(config, device)
-    torch.manual_seed(0)
-    state = models.get_model(model_name, weights=None, num_classes=len(folder.classes)).state_dict()
+def variants(judge: Judge, root: str, workers: int) -> dict[str, Callable[[], Answers]]:
+    plain = copy.deepcopy(judge.loaded.model).to(judge.device).eval()
+    single = replace(judge, batch_size=1)
 
-    def fresh() -> torch.nn.Module:
-        model: torch.nn.Module = models.get_model(model_name, weights=None, num_classes=len(folder.classes))
-        model.load_state_dict(state)
-        return model
+    def infer(judge: Judge, precision: str) -> Answers:
+        return judge.answers(judge.pick([root]), precision=precision).predicted
 
-    plain, ours = fresh(), fresh()
-
-    def infer(precision: str, batch_size: int, workers: int = 0) -> float:
-        answers = predict(
-            ours, folder.classes, [folder.path(n) for n in range(len(folder.files))], folder.labels, transform,
-            batch_size=batch_size, workers=workers, device=device, precision=precision,
-        )  # fmt: skip
-        return float((answers.predicted == answers.labels).mean())
-
-    return {
-        "plain loop, fp32": lambda: plain_loop(plain, root, transform, device),
-        "infer, fp32": lambda: infer("fp32", 32),
-        f"infer, {precision}": lambda: infer(precision, 32),
-        f"infer, {precision}, 2 workers": lambda: infer(precision, 32, 2),
-        f"infer, {precision}, batch size 1": lambda: infer(precision, 1),
+    found = {
+        "plain loop, fp32": lambda: plain_loop(judge, plain, root, 0),
+        f"plain loop, fp32, {workers} workers": lambda: plain_loop(judge, plain, root, workers),
+        "pochi infer, fp32": lambda: infer(judge, "fp32"),
+        f"pochi infer, {judge.precision}": lambda: infer(judge, judge.precision),
+        f"pochi infer, {judge.precision}, batch size 1": lambda: infer(single, judge.precision),
     }
+    return found
+
+
+def shipped_experiment(scratch: Path) -> str:
+    """Train the shipped config for two epochs; return the folder of the experiment."""
+    return str(train(load_config(SHIPPED, {"epochs": 2, "work_dir": str(scratch)})).experiment.dir)
+
+
+def measure(chosen: dict[str, Callable[[], Answers]], rounds: int) -> tuple[dict[str, float], dict[str, Answers]]:
+    """Return the median seconds and the answers of each variant."""
+    seconds: dict[str, list[float]] = {name: [] for name in chosen}
+    answers: dict[str, Answers] = {}
+    for _round in range(rounds + 1):
+        for name, variant in chosen.items():
+            started = time.perf_counter()
+            answers[name] = variant()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values[1:]) for name, values in seconds.items()}, answers
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--size", type=int, default=32)
-    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("experiment", nargs="?", help="the beginning of an id, a folder, or a .pt file")
+    parser.add_argument("--data", help="class folders; by default the validation folder of the experiment")
+    parser.add_argument("--work-dir", type=Path, default=Path("work_dirs"))
+    parser.add_argument("--batch-size", type=int)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="of the second plain loop")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        root = arguments.data or digits_folder(Path(scratch, "digits")) / "val"
-        chosen = variants(arguments.model, root, arguments.size)
-        count = len(scan_folder(root).files)
-        seconds: dict[str, list[float]] = {name: [] for name in chosen}
-        for _round in range(arguments.rounds + 1):  # the first one warms up
-            for name, variant in chosen.items():
-                started = time.perf_counter()
-                variant()
-                seconds[name].append(time.perf_counter() - started)
-    medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
-    first = next(iter(medians.values()))
-    print(f"{count} images, {arguments.size} px, {arguments.model}, {torch.get_num_threads()} threads")
+        name = arguments.experiment or shipped_experiment(Path(scratch))
+        judge = Judge.of(arguments.work_dir, name, None, arguments.batch_size, Log(quiet=True))
+        root = arguments.data or str(judge.loaded.config.val_data_root)
+        chosen = variants(judge, root, arguments.workers)
+        medians, answers = measure(chosen, arguments.rounds)
+    first = next(iter(chosen))
+    count = len(answers[first])
+    threads = torch.get_num_threads()
+    print(f"{count} images, {judge.loaded.name}, batch size {judge.batch_size}, {judge.device}, {threads} threads")
     for name, median in medians.items():
-        print(f"{name:32} {count / median:8.1f} images/s   x {first / median:.2f}")
+        differ = int((answers[name] != answers[first]).sum())
+        print(f"{name:36} {count / median:8.1f} images/s   x {medians[first] / median:5.2f}   {differ} answers differ")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pochitrain.config.loader import load_config as load_config
     from pochitrain.config.schema import Config as Config
+    from pochitrain.data.pipeline import deterministic as deterministic
     from pochitrain.data.samples import digits_folder as digits_folder
     from pochitrain.errors import PochiError as PochiError
     from pochitrain.experiment import Experiment as Experiment
@@ -19,12 +20,13 @@ _HOMES = {
     "Config": "config.schema",
     "Experiment": "experiment",
     "PochiError": "errors",
+    "deterministic": "data.pipeline",
     "digits_folder": "data.samples",
     "load_config": "config.loader",
     "optimize": "tasks.optimize",
     "train": "tasks.train",
 }
-__all__ = ["Config", "Experiment", "PochiError", "digits_folder", "load_config", "optimize", "train"]
+__all__ = ["Config", "Experiment", "PochiError", "deterministic", "digits_folder", "load_config", "optimize", "train"]
 
 
 def __getattr__(name: str) -> Any:

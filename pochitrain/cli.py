@@ -13,6 +13,7 @@ import typer
 
 from pochitrain.errors import PochiError
 from pochitrain.locale import _
+from pochitrain.usage import usage_problem
 
 DEFAULT_CONFIG = Path("configs/pochi_train_config.py")
 
@@ -25,6 +26,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help=_("Look at settings without training."), no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config_app, name="config")
+cache_app = typer.Typer(help=_("Look at the decoded images on the disk."), no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(cache_app, name="cache")
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help=_("The config file."))]
 SetOption = Annotated[
@@ -112,6 +115,25 @@ def optimize(
     run_optimize(config, overrides, output)
 
 
+@cache_app.command("list", help=_("Show what the cache on the disk holds."))
+def list_cached(debug: DebugOption = False) -> None:
+    from pochitrain.tasks.cache import list_cache
+
+    list_cache()
+
+
+@cache_app.command("clear", help=_("Remove what the cache on the disk holds."))
+def clear_cached(
+    key: Annotated[
+        str | None, typer.Argument(metavar="[KEY]", help=_("The beginning of one key; without: all."))
+    ] = None,
+    debug: DebugOption = False,
+) -> None:
+    from pochitrain.tasks.cache import clear_cache
+
+    clear_cache(key)
+
+
 @config_app.command(help=_("Show every resolved setting as a tree."))
 def show(config: ConfigOption = DEFAULT_CONFIG, set_: SetOption = None, debug: DebugOption = False) -> None:
     from pochitrain.tasks.config import show_config
@@ -142,8 +164,8 @@ def config_id(
 ) -> None:
     from pochitrain.tasks.config import print_ids
 
-    if not print_ids(files, _overrides(set_), explain):
-        raise typer.Exit(2)
+    if code := print_ids(files, _overrides(set_), explain):
+        raise typer.Exit(code)
 
 
 @config_app.command(help=_("Show in which settings two config files or experiments differ."))
@@ -297,7 +319,7 @@ def run(command: Callable[..., Any]) -> int:
         return 130
     except Exception as error:
         if hasattr(error, "format_message"):  # what the command line itself has against the arguments
-            _tell(error.format_message())
+            _tell(str(usage_problem(error)))
             return 2
         return _unexpected(error)
     return code if isinstance(code, int) else 0  # of an Exit, and of a Ctrl+C, typer returns the code

@@ -170,40 +170,40 @@ def disk_error(error: OSError, path: Path) -> DiskError:
     """Return `error` in words that say what to do about it."""
     what, mend = _WORDS.get(error.errno or 0, lambda: (error.strerror or str(error), ""))()
     if not mend:
-        mend = _("Check the disk and the folder, then start the same command again: what was saved is kept.")
+        mend = _("check the disk and the folder, then start the same command again: what was saved is kept")
     return DiskError(what, str(path), mend)
 
 
 def _space() -> str:
-    return _("Free some space and start the same command again: it continues from the last checkpoint.")
+    return _("free some space and start the same command again: it continues from the last checkpoint")
 
 
 _WORDS: dict[int, Callable[[], tuple[str, str]]] = {
-    errno.ENOSPC: lambda: (_("The disk is full."), _space()),
-    errno.EDQUOT: lambda: (_("Your disk quota is used up."), _space()),
+    errno.ENOSPC: lambda: (_("The disk is full"), _space()),
+    errno.EDQUOT: lambda: (_("Your disk quota is used up"), _space()),
     errno.EFBIG: lambda: (
-        _("The file is larger than this process or this file system allows."),
-        _("Raise the limit (`ulimit -f`) or choose another work_dir, then start the same command again."),
+        _("The file is larger than this process or this file system allows"),
+        _("raise the limit (`ulimit -f`) or choose another work_dir, then start the same command again"),
     ),
     errno.EROFS: lambda: (
-        _("The disk is read-only."),
-        _("Choose a work_dir on a disk that can be written, or mount this one for writing."),
+        _("The disk is read-only"),
+        _("choose a work_dir on a disk that can be written, or mount this one for writing"),
     ),
-    errno.EACCES: lambda: (_("No permission to write here."), _permission()),
-    errno.EPERM: lambda: (_("No permission to write here."), _permission()),
-    errno.ENOENT: lambda: (_("The folder is gone."), ""),
+    errno.EACCES: lambda: (_("No permission to write here"), _permission()),
+    errno.EPERM: lambda: (_("No permission to write here"), _permission()),
+    errno.ENOENT: lambda: (_("The folder is gone"), ""),
     errno.ENOTDIR: lambda: _file_for_folder(),
     errno.EEXIST: lambda: _file_for_folder(),
-    errno.EIO: lambda: (_("The disk reports an error."), _("Check the disk's health, and choose another work_dir.")),
+    errno.EIO: lambda: (_("The disk reports an error"), _("check the disk's health, and choose another work_dir")),
 }
 
 
 def _file_for_folder() -> tuple[str, str]:
-    return _("A file is in the place of a folder."), _("Rename the file, or choose another work_dir.")
+    return _("A file is in the place of a folder"), _("rename the file, or choose another work_dir")
 
 
 def _permission() -> str:
-    return _("Change the folder's permissions, or choose a work_dir that you may write to.")
+    return _("change the folder's permissions, or choose a work_dir that you may write to")
 
 
 def _discard(temporary: Path) -> None:

@@ -52,7 +52,7 @@ class Experiment:
             raise DataError(
                 _("Another experiment with the same first {digits} digits is here: {id}", digits=ID_LENGTH, id=there),
                 str(experiment.dir),
-                _("Choose another work_dir or task for this one: {id}", id=full_id),
+                _("choose another work_dir or task for this one: {id}", id=full_id),
             )
         return experiment
 
@@ -194,12 +194,12 @@ def find_experiment(work_dir: Path, text: str) -> Experiment:
         raise ConfigError(
             _("More than one experiment begins with {text}:", text=text) + _lines(matches),
             str(work_dir),
-            _("Give more digits of the id."),
+            _("give more digits of the id"),
         )
     raise ConfigError(
-        _("No experiment is meant by {text}.", text=text) + _lines(_similar(found, text)),
+        _("No experiment is meant by {text}", text=text) + _lines(_similar(found, text)),
         str(work_dir),
-        _("Give the beginning of an id from `pochi list`, the experiment's folder, or a checkpoint in it."),
+        _("give the beginning of an id from `pochi list`, the experiment's folder, or a checkpoint in it"),
     )
 
 
@@ -304,9 +304,9 @@ def holder(experiment: Experiment) -> dict[str, Any] | None:
 def _already_running(experiment: Experiment, who: dict[str, Any]) -> AlreadyRunningError:
     known = {"pid": "?", "host": "?", "started": "?", "command": "?", **who}
     return AlreadyRunningError(
-        _("This experiment is already running: process {pid} on {host}, since {started}.", **known),
+        _("This experiment is already running: process {pid} on {host}, since {started}", **known),
         str(experiment.dir),
-        _("Wait for it to end, or stop it (`kill {pid}`: it saves first). It was started as: {command}", **known),
+        _("wait for it to end, or stop it (`kill {pid}`: it saves first). It was started as: {command}", **known),
     )
 
 

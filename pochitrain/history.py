@@ -18,7 +18,7 @@ History = list[Record]
 
 GRADIENT = "gradient_norm/"
 GUIDE_COLUMNS = ("epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
-TIMING = ("seconds", "images_per_second")
+TIMING = ("seconds", "images_per_second", "data_seconds")
 """The columns that depend on the machine's mood: all others are equal, to the bit, however often a run was stopped."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from PIL import Image
 
 # On images of 8 × 8 pixels two threads mostly wait for each other, and so do the tests of two processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+_CACHE = tempfile.TemporaryDirectory(prefix="pochitrain-tests-")  # removed with the process
+os.environ["POCHI_CACHE_DIR"] = _CACHE.name
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -92,7 +92,7 @@ def test_a_name_that_fits_none_or_many_lists_the_candidates(tmp_path: Path) -> N
         find_experiment(tmp_path, "ab")
     assert "ab12ab12ab12  cats/resnet18  complete" in str(many.value)
     assert "ab34ab34ab34" in str(many.value)
-    with pytest.raises(ConfigError, match=r"No experiment is meant by ab13ab.\n +ab12ab12ab12"):
+    with pytest.raises(ConfigError, match=r"No experiment is meant by ab13ab\n +ab12ab12ab12"):
         find_experiment(tmp_path, "ab13ab")
     with pytest.raises(ConfigError, match="No experiment"):
         find_experiment(tmp_path, "")

@@ -32,10 +32,20 @@ ROOMS = [
     "reports",
     "sinks",
     "tasks",
+    "usage",
     "cli",
 ]
 SIDEWAYS = {("parts", "data"), ("data", "parts"), ("sinks", "engine")}
-LIGHT = ("locale", "errors", "history", "durable", "config", "experiment", "cli")  # load no torch by themselves
+LIGHT = (
+    "locale",
+    "errors",
+    "history",
+    "durable",
+    "config",
+    "experiment",
+    "usage",
+    "cli",
+)  # load no torch by themselves
 HEAVY = ("torch", "torchvision", "matplotlib", "seaborn", "sklearn", "pandas", "plotly", "optuna", "mlflow")
 
 

@@ -83,6 +83,8 @@ def _words(kind: str, names: tuple[str, ...] = ()) -> WithJsonSchema:
 
 
 PathText = Annotated[str, BeforeValidator(_text)]
+# No path, and neither "." nor "..".
+FolderName = Annotated[str, Field(pattern=r"^[^/\\\x00]*[^./\\\x00][^/\\\x00]*$")]
 Pattern = Annotated[str, BeforeValidator(_pattern)]
 Transform = Annotated[Any, BeforeValidator(_callable), _words("transform")]
 Part = Annotated[Any, BeforeValidator(_callable_or_name), _words("part")]

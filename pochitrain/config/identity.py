@@ -15,7 +15,7 @@ from typing import Any
 
 from pochitrain.config.canonical import canonical, difference, digest
 from pochitrain.config.fields import Settings, is_identity
-from pochitrain.config.inject import named_values, parameters
+from pochitrain.config.inject import OF_THE_COMMAND, named_values, parameters
 from pochitrain.config.schema import Config
 
 VERSION = "1"
@@ -23,7 +23,7 @@ ORDERED = ("layer_wise_lr_config.layer_rates",)  # the first match wins, so the 
 
 # What these mean for the weights, the data's digests say; a device changes rounding only.
 _SAID_OTHERWISE = ("train_data_root", "val_data_root", "val_fraction", "group_by", "num_classes", "device")
-_PARTS = ("model", "loss", "dataset", "train_epoch", "optimizer", "scheduler")
+PARTS = ("model", "loss", "dataset", "train_epoch", "optimizer", "scheduler")
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ def _asked_for(config: Config) -> dict[str, Any]:
     values: dict[str, Any] = {
         name: getattr(config, name)
         for name, info in Config.model_fields.items()
-        if not is_identity(info) and name not in _SAID_OTHERWISE
+        if not is_identity(info) and name not in (*_SAID_OTHERWISE, *OF_THE_COMMAND)
     }
     for name, value in config.origin.helpers.items():
         if not isinstance(value, ModuleType | type):
             values[name] = value
     found: dict[str, Any] = {}
-    for part in _PARTS:
+    for part in PARTS:
         if callable(own := getattr(config, part)):
             found |= named_values(own, values)
     if config.dataset is not None and {"root", "train_data_root", "val_data_root"} & parameters(config.dataset).keys():

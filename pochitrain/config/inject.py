@@ -17,6 +17,8 @@ from pochitrain.config.schema import Config
 from pochitrain.errors import ConfigError
 from pochitrain.locale import _
 
+# What the command does, which no part is told: `train` is what data sets call their split.
+OF_THE_COMMAND = ("train", "test")
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -95,17 +97,23 @@ def signature_defaults(part: object) -> dict[str, Any]:
     }
 
 
+def tells_splits(dataset: Callable[..., Any]) -> bool:
+    """Tell whether a data set of the user's can have a validation part: it names what tells the two apart."""
+    return not {"split", "train", "root"}.isdisjoint(parameters(dataset))
+
+
 def part_values(config: Config, **resolved: Any) -> dict[str, Any]:
     """Return every value that a part may name.
 
     Args:
         resolved: what only the run knows (`num_classes`, `classes`, `split` …); stands above all others.
     """
+    settings = {name: getattr(config, name) for name in Config.model_fields if name not in OF_THE_COMMAND}
     return {
-        **{name: getattr(config, name) for name in Config.model_fields},
+        **settings,
         **signature_defaults(config.dataset),
         **signature_defaults(config.model),
         **config.origin.helpers,
-        **{name: getattr(config, name) for name in config.model_fields_set},
+        **{name: value for name, value in settings.items() if name in config.model_fields_set},
         **resolved,
     }

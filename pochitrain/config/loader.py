@@ -20,10 +20,18 @@ from pydantic import ValidationError
 
 from pochitrain.config.fields import Settings
 from pochitrain.config.inject import call_part, signature_defaults
-from pochitrain.config.mistakes import Where, execution_problem, misspelled, near_name, syntax_problem, value_problem
-from pochitrain.config.schema import Config, Origin, cross_problems
+from pochitrain.config.mistakes import (
+    Where,
+    cross_problems,
+    execution_problem,
+    misspelled,
+    near_name,
+    syntax_problem,
+    value_problems,
+)
+from pochitrain.config.schema import Config, Origin
 from pochitrain.config.source import is_user_code
-from pochitrain.config.words import inner_model
+from pochitrain.config.words import full_name, inner_model
 from pochitrain.errors import ConfigError, Problem
 from pochitrain.locale import _
 
@@ -81,14 +89,15 @@ def build_config(
     problems = misspelled(helpers, where)
     problems += _apply(settings, overrides)
     # A copy of a config elsewhere may set `__file__` to say whose folder it means.
-    settings = _resolve_registry(settings, Path(namespace["__file__"]) if "__file__" in namespace else path, problems)
+    at = Path(namespace["__file__"]) if "__file__" in namespace else path
+    settings = _resolve_registry(settings, (at.parent if at else Path("configs")) / "registry.json", where, problems)
     added = _ask_adapter(settings, helpers)
     settings = {**{name: value for name, value in added.items() if name in Config.model_fields}, **settings}
     helpers = {**{name: value for name, value in added.items() if name not in Config.model_fields}, **helpers}
     try:
         config, wrong = Config.model_validate(settings), frozenset[str]()
     except ValidationError as error:
-        problems += [value_problem(line, where) for line in error.errors()]
+        problems += value_problems(error.errors(), where)
         wrong = frozenset(str(line["loc"][0]) for line in error.errors())
         kept = {name: value for name, value in settings.items() if name not in wrong}
         config = Config.model_validate({**dict.fromkeys(("train_transform", "val_transform"), _placeholder), **kept})
@@ -129,6 +138,10 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     except (ValueError, SyntaxError):
         if value.replace("_", "").replace("-", "").replace(".", "").replace("/", "").isalnum():
             return key.strip(), value.strip()
+        if not value.strip():
+            what, example = _("{key} has no value", key=key.strip()), f"\"{key.strip()}=''\""
+            mend = _("an empty text is written with quotes: --set {example}", example=example)
+            raise ConfigError(what, "--set", mend) from None
         raise ConfigError(
             _("the value of {key} is no Python literal: {value}", key=key, value=value),
             "--set",
@@ -219,9 +232,7 @@ def _apply(settings: dict[str, Any], overrides: Mapping[str, Any]) -> list[Probl
     """Put dotted overrides over raw settings, in place; return what is wrong with their keys."""
     problems = []
     for key, value in overrides.items():
-        name, *inner = key.split(".")
-        if name.startswith("scheduler_") and name not in Config.model_fields and not inner:
-            name, inner = "scheduler_params", [name.removeprefix("scheduler_")]
+        name, *inner = full_name(key).split(".")
         if name not in Config.model_fields or (inner and not _takes_members(name)):
             near = near_name(key, Config.model_fields)
             mend = _("did you mean {near}?", near=near) if near else _("pochi config schema lists all settings")
@@ -245,20 +256,35 @@ def _with_member(old: Any, keys: list[str], value: Any) -> Any:
     return {**old, keys[0]: _with_member(old.get(keys[0]), keys[1:], value)}
 
 
-def _resolve_registry(settings: dict[str, Any], path: Path | None, problems: list[Problem]) -> dict[str, Any]:
+def _resolve_registry(
+    settings: dict[str, Any], registry: Path, where: Where, problems: list[Problem]
+) -> dict[str, Any]:
     """Replace names of parts by the objects that `registry.json` beside the config gives them."""
     resolved = dict(settings)
     for name in ("model", "dataset", "adapter"):
         if not isinstance(settings.get(name), str):
             continue
+        del resolved[name]
+        if not registry.exists():
+            problems.append(_no_registry(name, settings[name], registry, where))
+            continue
         try:
-            resolved[name] = load_registered(
-                settings[name], (path.parent if path else Path("configs")) / "registry.json"
-            )
+            resolved[name] = load_registered(settings[name], registry)
         except ConfigError as error:
             problems += error.problems
-            resolved.pop(name)
     return resolved
+
+
+def _no_registry(name: str, value: str, registry: Path, where: Where) -> Problem:
+    mend = _(
+        'give a function, not its name; or name it in {registry} as "{value}": "path.py:object"',
+        registry=registry,
+        value=value,
+    )
+    if name == "model":
+        mend = _("for a model of torchvision set model_name instead") + "; " + mend
+    what = _("{name} is the name {value}, but nothing is registered", name=name, value=repr(value))
+    return Problem(what, where.of(name), mend)
 
 
 def load_registered(name: str, registry: Path) -> Any:

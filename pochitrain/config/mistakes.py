@@ -10,15 +10,73 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from pydantic.fields import FieldInfo
+
+from pochitrain.config.fields import Settings
+from pochitrain.config.inject import tells_splits
 from pochitrain.config.schema import Config
+from pochitrain.config.search import search_problems
 from pochitrain.config.source import is_user_code
-from pochitrain.config.words import accepted, inner_model
+from pochitrain.config.words import accepted, full_name, inner_model
 from pochitrain.errors import ConfigError, Problem
 from pochitrain.locale import _
+
+
+def cross_problems(config: Config) -> list[Problem]:
+    """Return the mistakes that only several settings together show."""
+    problems = []
+    if config.train_data_root is None and config.dataset is None:
+        problems.append(
+            Problem(
+                _("train_data_root is missing"),
+                "train_data_root",
+                _("set it to the folder that holds one folder of images per class"),
+            )
+        )
+    if config.enable_layer_wise_lr and not config.layer_wise_lr_config.layer_rates:
+        problems.append(
+            Problem(
+                _("Layer-wise learning rates are enabled, but layer_rates is not defined"),
+                "layer_wise_lr_config",
+                _('give layer_wise_lr_config["layer_rates"] patterns and rates, or set enable_layer_wise_lr = False'),
+            )
+        )
+    if (
+        config.num_classes is not None
+        and isinstance(config.class_weights, list)
+        and len(config.class_weights) != config.num_classes
+    ):
+        problems.append(class_weights_problem(len(config.class_weights), config.num_classes))
+    problems += _switch_problems(config)
+    return problems + search_problems(config.optuna)
+
+
+def _switch_problems(config: Config) -> list[Problem]:
+    """Return what `train` and `test` cannot mean."""
+    if not config.train and not config.test:
+        mend = _("set test = True to judge the model that is there, or train = True")
+        return [Problem(_("train and test are both False: nothing is left to do"), "train", mend)]
+    without = config.val_data_root is None if config.dataset is None else not tells_splits(config.dataset)
+    if config.test and without:
+        what = _("test = True needs validation data")
+        return [Problem(what, "test", _("set val_data_root, or judge other images: pochi infer --data FOLDER"))]
+    return []
+
+
+def class_weights_problem(given: int, classes: int) -> Problem:
+    return Problem(
+        _(
+            "The length of class_weights ({given}) does not match the number of classes ({classes})",
+            given=given,
+            classes=classes,
+        ),
+        "class_weights",
+        _("give class_weights {classes} numbers, or remove it to have them balanced automatically", classes=classes),
+    )
 
 
 class Where:
@@ -26,13 +84,17 @@ class Where:
 
     def __init__(self, path: Path | None, text: str, overrides: Collection[str] = ()) -> None:
         self.path = path
-        self.overrides = overrides
+        self.overrides = [full_name(key) for key in overrides]
         self.lines: dict[str, int] = {}
         with contextlib.suppress(SyntaxError):
             for node in ast.parse(text).body:
                 self._note(node)
 
     def _note(self, node: ast.stmt) -> None:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            self.lines[node.name] = node.lineno
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            self.lines |= {alias.asname or alias.name: node.lineno for alias in node.names}
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         for target in targets:
             if isinstance(target, ast.Name):
@@ -58,12 +120,21 @@ class Where:
         """Return "file:line, name", with the line of the innermost part of a dotted name that the file shows."""
         if any(name == key or name.startswith(f"{key}.") for key in self.overrides):
             return _("{name}, given beside the file", name=name)
-        parts = name.split(".")
-        candidates = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
-        line = next((self.lines[c] for c in candidates if c in self.lines), None)
         if self.path is None:
             return name
+        line = self._line(name)
         return f"{self.path}:{line}, {name}" if line else f"{self.path}, {name}"
+
+    def _line(self, name: str) -> int | None:
+        parts = name.split(".")
+        candidates = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+        return next((self.lines[c] for c in candidates if c in self.lines), None)
+
+    def nearness(self, name: str) -> int:
+        """Return how near to the reader a setting was given: 2 beside the file, 1 in it, 0 in a file it imports."""
+        if any(f"{name}.".startswith(f"{key}.") or key.startswith(f"{name}.") for key in self.overrides):
+            return 2
+        return 0 if self._line(name) is None else 1
 
     def fill(self, problem: Problem) -> Problem:
         return Problem(problem.what, self.of(problem.where), problem.mend)
@@ -90,51 +161,57 @@ def near_name(name: str, names: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
-def value_problem(line: Any, where: Where) -> Problem:
-    """Return one pydantic error in the reader's words."""
-    location = [str(part) for part in line["loc"]]
-    name, info, model = location[0], Config.model_fields.get(location[0]), Config
-    for part in location[1:]:
+def value_problems(lines: Sequence[Any], where: Where) -> list[Problem]:
+    """Return pydantic's errors in the reader's words, each once.
+
+    A value that may be a list or a name has an error as either; when one looked inside, it alone speaks.
+    """
+    inside = {line["loc"][: len(line["loc"]) - 2] for line in lines}
+    told = [line for line in lines if not (_as_name(line) and line["loc"][:-1] in inside)]
+    return list(dict.fromkeys(_value_problem(line, where) for line in told))
+
+
+def _as_name(line: Any) -> bool:
+    return str(line["loc"][-1]).startswith("literal[")
+
+
+def _value_problem(line: Any, where: Where) -> Problem:
+    kind, value = line["type"], line["input"]
+    name, info, model = _named(line["loc"])
+    if name.endswith("_transform") and (kind == "missing" or value is None):
+        what, mend = _("{name} is required", name=name), _("set it to transforms.Compose([..., transforms.ToTensor()])")
+    elif kind == "extra_forbidden":
+        near = near_name(str(line["loc"][-1]), model.model_fields)
+        known = _("known keys: {names}", names=", ".join(model.model_fields))
+        what, mend = _("Unknown key {name}", name=name), _("did you mean {near}?", near=near) if near else known
+    elif kind == "unsupported_name":
+        what = line["ctx"]["what"]
+        mend = _("supported: {names}, or a callable of your own", names=", ".join(line["ctx"]["names"]))
+    elif kind == "bad_pattern":
+        reason = line["ctx"]["reason"]
+        what = _("{name} holds a regular expression that does not compile: {reason}", name=name, reason=reason)
+        mend = _("correct the expression {text}", text=repr(value))
+    else:
+        assert info is not None
+        one_folder = kind == "string_pattern_mismatch"
+        takes = _("the name of one folder, without / and \\") if one_folder else accepted(info)
+        what, mend = (
+            _("{name} cannot be {value}", name=name, value=_short(value)),
+            _("it takes {accepted}", accepted=takes),
+        )
+    return Problem(what, where.of(name), mend)
+
+
+def _named(location: Sequence[int | str]) -> tuple[str, FieldInfo | None, type[Settings]]:
+    """Return (dotted name, field, model that holds it) of the innermost setting in the location of a pydantic error."""
+    name, model = str(location[0]), cast(type[Settings], Config)
+    info = model.model_fields.get(name)
+    for part in map(str, location[1:]):
         inner = inner_model(info) if info is not None else None
         if inner is None:
             break
-        model, info, name = inner, inner.model_fields.get(part), f"{name}.{part}"  # type: ignore[assignment]
-    if line["type"] == "missing":
-        if name.endswith("_transform"):
-            return Problem(
-                _("{name} is required", name=name),
-                where.of(name),
-                _("set it to transforms.Compose([..., transforms.ToTensor()])"),
-            )
-        return Problem(_("{name} is missing", name=name), where.of(name), _("set it"))
-    if line["type"] == "extra_forbidden":
-        near = near_name(location[-1], model.model_fields)
-        mend = (
-            _("did you mean {near}?", near=near)
-            if near
-            else _("known keys: {names}", names=", ".join(model.model_fields))
-        )
-        return Problem(_("Unknown key {name}", name=name), where.of(name), mend)
-    if name.endswith("_transform") and line["input"] is None:
-        return Problem(
-            _("{name} is required", name=name),
-            where.of(name),
-            _("set it to transforms.Compose([..., transforms.ToTensor()])"),
-        )
-    if line["type"] == "unsupported_name":
-        mend = _("supported: {names}, or a callable of your own", names=", ".join(line["ctx"]["names"]))
-        return Problem(line["ctx"]["what"], where.of(name), mend)
-    if line["type"] == "bad_pattern":
-        what = _(
-            "{name} holds a regular expression that does not compile: {reason}", name=name, reason=line["ctx"]["reason"]
-        )
-        return Problem(what, where.of(name), _("correct the expression {text}", text=repr(line["input"])))
-    assert info is not None
-    return Problem(
-        _("{name} cannot be {value}", name=name, value=_short(line["input"])),
-        where.of(name),
-        _("it takes {accepted}", accepted=accepted(info)),
-    )
+        name, model, info = f"{name}.{part}", inner, inner.model_fields.get(part)
+    return name, info, model
 
 
 def _short(value: Any) -> str:

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from pochitrain.config.fields import (
     Float,
+    FolderName,
     Function,
     Int,
     Optimizer,
@@ -28,9 +29,7 @@ from pochitrain.config.fields import (
     plain,
     setting,
 )
-from pochitrain.config.search import Optuna, search_problems
-from pochitrain.errors import Problem
-from pochitrain.locale import _
+from pochitrain.config.search import Optuna
 
 
 class GraphConfig(Settings):
@@ -74,13 +73,12 @@ class EarlyStopping(Settings):
         identity=False,
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _default_fits_the_unit(cls, values: Any) -> Any:
-        # 3.0 is meant for percent points; on a loss it would never see an improvement.
-        if isinstance(values, dict) and values.get("monitor") == "val_loss":
-            return {"min_delta": 0.0, **values}
-        return values
+    @model_validator(mode="after")
+    def _default_fits_the_unit(self) -> EarlyStopping:
+        # 3.0 is meant for percent points; on a loss it would never see an improvement. It stays a default: not "set".
+        if self.monitor == "val_loss" and "min_delta" not in self.model_fields_set:
+            self.__dict__["min_delta"] = 0.0
+        return self
 
 
 class GradientTracking(Settings):
@@ -164,12 +162,25 @@ class Config(Settings):
         ja="検証用変換. PIL Image → float テンソル (3, H, W).",
     )
     batch_size: Int = setting(32, en="Images per step.", ja="バッチサイズ.", ge=1)
-    num_workers: Int = setting(
-        0,
-        en="Processes that load images; 0: the training process does.",
-        ja="データローダーのワーカー数.",
+    num_workers: Int | None = setting(
+        None,
+        en="Processes that load images; 0: threads of the training process do; None: what suits machine and cache.",
+        ja="データローダーのワーカー数. 0 は訓練プロセスのスレッド, None はマシンとキャッシュに合わせて自動.",
         identity=False,
         ge=0,
+    )
+    cache: Literal["auto", "memory", "disk", "off"] = setting(
+        "auto",
+        en="Where images are kept after decoding and the steps that draw nothing; auto: memory, else disk if they fit.",
+        ja="デコードと乱数を使わない変換を終えた画像の保存先. auto はメモリー, 入らなければディスク.",
+        identity=False,
+    )
+    cache_gb: Float | None = setting(
+        None,
+        en="Upper limit of that cache in GB; None: half of the free memory, a fifth of the free disk.",
+        ja="キャッシュの上限 (GB). None は空きメモリーの半分, 空きディスクの 5 分の 1.",
+        identity=False,
+        gt=0,
     )
     worker_timeout_seconds: Int = setting(
         300,
@@ -211,6 +222,18 @@ class Config(Settings):
     )
 
     # training
+    train: bool = setting(
+        True,
+        en="False: `pochi train` trains nothing and judges what is there; needs test = True.",
+        ja="False なら `pochi train` は訓練せず, 既存のモデルを評価する (test = True が必要).",
+        identity=False,
+    )
+    test: bool = setting(
+        False,
+        en="`pochi train` judges the best epoch at its end, as `pochi infer` does.",
+        ja="`pochi train` の最後に, 最良エポックを `pochi infer` と同じように評価する.",
+        identity=False,
+    )
     epochs: Int = setting(
         50,
         en="Epochs in total; a finished run continues when it is raised.",
@@ -295,7 +318,7 @@ class Config(Settings):
 
     # output
     work_dir: PathText = setting("work_dirs", en="Where experiments are kept.", ja="作業ディレクトリ.", identity=False)
-    task: Annotated[str, Field(pattern=r"^[^/\\\x00]+$")] | None = setting(
+    task: FolderName | None = setting(
         None,
         en="Name of the task, the first folder; None: the config file's name.",
         ja="タスク名 (最初のフォルダー). None は設定ファイル名.",
@@ -370,43 +393,3 @@ class Origin:
     namespace: Mapping[str, Any] = field(default_factory=dict)
     helpers: Mapping[str, Any] = field(default_factory=dict)  # the names that are no settings
     overrides: Mapping[str, Any] = field(default_factory=dict)
-
-
-def cross_problems(config: Config) -> list[Problem]:
-    """Return the mistakes that only several settings together show."""
-    problems = []
-    if config.train_data_root is None and config.dataset is None:
-        problems.append(
-            Problem(
-                _("train_data_root is missing"),
-                "train_data_root",
-                _("set it to the folder that holds one folder of images per class"),
-            )
-        )
-    if config.enable_layer_wise_lr and not config.layer_wise_lr_config.layer_rates:
-        problems.append(
-            Problem(
-                _("Layer-wise learning rates are enabled, but layer_rates is not defined"),
-                "layer_wise_lr_config",
-                _('give layer_wise_lr_config["layer_rates"] patterns and rates, or set enable_layer_wise_lr = False'),
-            )
-        )
-    if (
-        config.num_classes is not None
-        and isinstance(config.class_weights, list)
-        and len(config.class_weights) != config.num_classes
-    ):
-        problems.append(class_weights_problem(len(config.class_weights), config.num_classes))
-    return problems + search_problems(config.optuna)
-
-
-def class_weights_problem(given: int, classes: int) -> Problem:
-    return Problem(
-        _(
-            "The length of class_weights ({given}) does not match the number of classes ({classes})",
-            given=given,
-            classes=classes,
-        ),
-        "class_weights",
-        _("give class_weights {classes} numbers, or remove it to have them balanced automatically", classes=classes),
-    )

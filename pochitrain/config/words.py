@@ -26,6 +26,13 @@ def inner_model(info: FieldInfo) -> type[Settings] | None:
     return info.annotation if isinstance(info.annotation, type) and issubclass(info.annotation, Settings) else None
 
 
+def full_name(key: str) -> str:
+    """Return the dotted setting that a key beside the file means: `scheduler_gamma` is `scheduler_params.gamma`."""
+    if key.startswith("scheduler_") and "." not in key and key not in Config.model_fields:
+        return "scheduler_params." + key.removeprefix("scheduler_")
+    return key
+
+
 def documentation(info: FieldInfo, japanese: bool) -> str:
     """Return the one line that documents a setting."""
     extra = info.json_schema_extra
@@ -47,7 +54,7 @@ _LIMITS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}"}
 
 
 def _type_words(annotation: Any, metadata: Any) -> list[str]:
-    metadata = list(metadata)
+    metadata = [part for m in metadata for part in (m.metadata if isinstance(m, FieldInfo) else [m])]
     if hasattr(annotation, "__metadata__"):
         return _type_words(annotation.__origin__, metadata + list(annotation.__metadata__))
     code = next((m.json_schema for m in metadata if isinstance(m, WithJsonSchema)), None)

@@ -282,9 +282,9 @@ def _upright(image: Image.Image) -> Image.Image:
     orientation = _orientation(image)
     if orientation != 1:
         image = image.transpose(_UPRIGHT[orientation])
-    image.getexif().clear()
-    image.info = {}
-    return image
+    plain = image._new(image.im)  # without the file's metadata, as one that comes out of a cache
+    plain.info = {}
+    return plain
 
 
 def _to_rgb(image: Any) -> Image.Image:

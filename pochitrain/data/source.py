@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pochitrain.config.canonical import digest
-from pochitrain.config.inject import call_part, parameters, part_values
+from pochitrain.config.inject import call_part, part_values, tells_splits
 from pochitrain.config.schema import Config
 from pochitrain.data.decode import BrokenImage
 from pochitrain.data.folder import (
@@ -202,29 +202,31 @@ def _own_data(config: Config) -> Data:
     names = getattr(train_set, "classes", None)
     count = config.num_classes or (len(names) if names is not None else max(labels) + 1)
     classes = tuple(str(name) for name in (names if names is not None else range(count)))
-    if labels and (min(labels) < 0 or max(labels) >= len(classes)):
+    wrong = next((label for label in labels if not 0 <= label < len(classes)), None)
+    if wrong is not None:
         raise DataError(
-            _("The data set has label {label}, but {count} classes", label=max(labels), count=len(classes)),
+            _("The data set has label {label}, but {count} classes", label=wrong, count=len(classes)),
             "dataset",
             _("labels count from 0 and stay below the number of classes"),
         )
     counts = Counter(labels)
+    notes = []
     if empty := [name for label, name in enumerate(classes) if not counts[label]]:
-        raise DataError(
-            _("Classes without a readable training image: {names}", names=", ".join(empty)), "dataset", _("add images")
-        )
+        shown = ", ".join(empty[:20]) + (" …" if len(empty) > 20 else "")
+        notes.append(_("classes without a training image: {names}", names=shown))
     return Data(
         classes,
         tuple(counts[label] for label in range(len(classes))),
         Split(train_set, None, manifest=_own_manifest(classes, labels)),
         None if val_set is None else Split(val_set, None, manifest=_own_manifest(classes, _labels(val_set))),
+        tuple(notes),
     )
 
 
 def _call_dataset(config: Config, split: str) -> Any:
     """Return the user's data set for a split; one that cannot tell the splits apart has no validation data."""
     assert config.dataset is not None
-    if split == "val" and not {"split", "train", "root"} & parameters(config.dataset).keys():
+    if split == "val" and not tells_splits(config.dataset):
         return None
     root = config.train_data_root if split == "train" else config.val_data_root
     transform = config.train_transform if split == "train" else config.val_transform

@@ -6,6 +6,7 @@ user's own is made again by the experiment's snapshot of the config, executed in
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ _FIELDS: dict[str, type] = {
 }
 # The plain settings that judging reads; no code is among them, so they come from the file.
 _READ = (
-    "train_data_root", "val_data_root", "val_fraction", "group_by", "batch_size", "num_workers",
+    "train_data_root", "val_data_root", "val_fraction", "group_by", "batch_size", "num_workers", "cache", "cache_gb",
     "worker_timeout_seconds", "model_name", "pretrained", "seed", "device", "precision", "channels_last", "compile",
     "cudnn_benchmark", "confusion_matrix_config", "log_level",
 )  # fmt: skip
@@ -80,6 +81,12 @@ def find_model(work_dir: Path, text: str) -> tuple[Path, Experiment | None]:
     if path.suffix == ".pt" and path.is_file():
         beside = Experiment(path.absolute().parent, "")
         return path, find_experiment(work_dir, str(beside.dir)) if beside.experiment_json.is_file() else None
+    if path.suffix == ".pt" and not path.exists():
+        raise ConfigError(
+            _("There is no file or folder {path}", path=text),
+            "pochi infer",
+            _("a relative path starts from {folder}", folder=os.getcwd()),
+        )
     experiment = find_experiment(work_dir, text)
     if not experiment.best_pt.is_file():
         raise DataError(

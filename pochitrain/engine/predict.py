@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pochitrain.data.cache import open_store
 from pochitrain.data.decode import display_name
-from pochitrain.data.loaders import Failure, Loader, Samples
+from pochitrain.data.loaders import Loader
+from pochitrain.data.reading import Failure, Samples
+from pochitrain.engine.feed import choose_workers, decoding_threads, image_bytes, images_ahead
 from pochitrain.engine.run import PRECISIONS
 from pochitrain.errors import DataError, OutOfMemoryError
 from pochitrain.locale import _
@@ -65,7 +68,7 @@ def predict(
     transform: Callable[[Any], Any],
     *,
     batch_size: int,
-    workers: int,
+    workers: int | None,
     device: torch.device,
     precision: str,
     temperature: float = 1.0,
@@ -73,6 +76,7 @@ def predict(
     channels_last: bool | None = None,
     seed: int = 0,
     timeout_seconds: int = 300,
+    cache: str = "off",
     tick: Callable[[int, int, int], None] = lambda step, steps, images: None,
 ) -> Predictions:
     """Return the model's answers; the model is moved to the device and left in evaluation mode.
@@ -83,9 +87,11 @@ def predict(
     Args:
         items: a list of paths; or a data set of the user's that gives (image, label), where the labels then come from.
         labels: of paths, None when they are not known.
+        workers: processes that load images; None: what suits the machine.
         tta: average the logits of each image and of its mirror image (left and right exchanged).
         channels_last: memory layout; None: where it helps.
         seed: that of the training; a transform that draws random numbers draws the same ones again.
+        cache: "disk" uses and fills the cache on the disk; each image is read once, so another one would save nothing.
         tick: called after each batch with (step, steps, images so far).
 
     Raises:
@@ -93,15 +99,17 @@ def predict(
         OutOfMemoryError: a batch does not fit.
     """
     started = time.perf_counter()
-    loader = _loader(items, transform, batch_size, workers, device, seed, timeout_seconds)
-    answer = _answering(model, device, precision, tta, device.type != "mps" if channels_last is None else channels_last)
+    layout = device.type != "mps" if channels_last is None else channels_last
+    loader = _loader(items, transform, batch_size, workers, device, layout, seed, timeout_seconds, cache)
+    answer = _answering(model, device, precision, tta, layout)
     outputs, numbers, count = [], [], 0
-    for step, (images, batch) in enumerate(loader.epoch(1), start=1):
-        if len(batch):
-            outputs.append(answer(images))
-            numbers.append(batch)
-        count += len(batch)
-        tick(step, len(loader), count)
+    with closing(loader):
+        for step, (images, batch) in enumerate(loader.epoch(1), start=1):
+            if len(batch):
+                outputs.append(answer(images))
+                numbers.append(batch)
+            count += len(batch)
+            tick(step, len(loader), count)
     read: NDArray[np.int64] = torch.cat(numbers).numpy() if numbers else np.empty(0, dtype=np.int64)
     if isinstance(items, list | tuple):
         true = None if labels is None else np.asarray(labels, dtype=np.int64)[read]
@@ -146,25 +154,35 @@ def _loader(
     items: Any,
     transform: Callable[[Any], Any],
     batch_size: int,
-    workers: int,
+    workers: int | None,
     device: torch.device,
+    channels_last: bool,
     seed: int,
     timeout_seconds: int,
+    cache: str,
 ) -> Loader:
     """Return the images in batches; what stands for the labels says which images a batch holds."""
     if isinstance(items, list | tuple):
         samples = Samples(items, range(len(items)), transform, seed, "val")
+        samples.confirm_plan((0,), device)
     else:
         numbered: Any = Numbered(items)
         samples = Samples(numbered, None, transform, seed, "val")
+    size = image_bytes(samples)
+    if size and cache == "disk":  # each image is read once, so only a cache of an earlier run saves anything
+        samples.keep_in(open_store(cache, samples.plan.once, len(samples), size, None))
     return Loader(
         samples,
         batch_size=batch_size,
         shuffle=False,
-        workers=workers,
+        workers=choose_workers(workers, samples, size, device),
+        device=device,
+        channels_last=channels_last,
         pin_memory=device.type == "cuda",
         timeout_seconds=timeout_seconds,
         skip_failures=True,
+        threads=decoding_threads(),
+        ahead=images_ahead(batch_size, size),
     )
 
 

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pochitrain.config.schema import Config
-from pochitrain.data.loaders import Failure, Loader, Samples
-from pochitrain.data.source import Data, Split
+from pochitrain.data.loaders import Loader
+from pochitrain.data.source import Data
+from pochitrain.engine.feed import build_loader, example
 from pochitrain.engine.gradients import GradientNorms
-from pochitrain.errors import ConfigError, DataError
+from pochitrain.errors import ConfigError
 from pochitrain.history import Record
 from pochitrain.locale import _
 from pochitrain.parts.losses import LossFn, build_loss, resolve_class_weights
@@ -179,13 +180,10 @@ def build_run(config: Config, data: Data, *, precision: str | None = None) -> Ru
     seed_everything(config.seed, "init")
     model = build_model(config, data.classes)
     groups = layer_groups(model, config) if config.enable_layer_wise_lr else []
-    train_loader = build_loader(config, data.train, "augment", device)
-    val_loader = build_loader(config, data.val, "val", device) if data.val else None
     channels_last = config.channels_last if isinstance(config.channels_last, bool) else device.type != "mps"
-    probe = probe_images(train_loader, data.train, "train_transform")
-    if val_loader and data.val:
-        probe_images(val_loader, data.val, "val_transform")
-    check_outputs(model, probe, len(data.classes))
+    train_loader = build_loader(config, data.train, "augment", device, channels_last)
+    val_loader = build_loader(config, data.val, "val", device, channels_last) if data.val else None
+    check_outputs(model, example(train_loader, data.train), len(data.classes))
     loss_fn = build_loss(config, weights, device)
     check_loss(loss_fn, len(data.classes), device)
     model = model.to(device)
@@ -223,59 +221,6 @@ def make_deterministic(config: Config) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it to be deterministic
     torch.use_deterministic_algorithms(not config.cudnn_benchmark, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid, slow
-
-
-def build_loader(config: Config, split: Split, purpose: str, device: torch.device) -> Loader:
-    transform = config.train_transform if purpose == "augment" else config.val_transform
-    samples = Samples(split.items, split.labels, transform, config.seed, purpose)
-    return Loader(
-        samples,
-        batch_size=config.batch_size,
-        shuffle=purpose == "augment",
-        workers=config.num_workers,
-        pin_memory=device.type == "cuda" if config.pin_memory is None else config.pin_memory and device.type == "cuda",
-        timeout_seconds=config.worker_timeout_seconds,
-        skip_failures=config.on_bad_image == "skip",
-    )
-
-
-def probe_images(loader: Loader, split: Split, setting: str) -> Tensor:
-    """Pass the images of the most different shapes through the transform; return one as a batch (1, 3, H, W).
-
-    Raises:
-        ConfigError: the transform gives no float tensor (3, H, W), or tensors of different sizes.
-    """
-    images = []
-    for index in split.extremes:
-        sample = loader.samples[(1, index)]
-        if isinstance(sample, Failure):
-            raise DataError(
-                _("{setting} fails on an image: {reason}", setting=setting, reason=sample.reason),
-                loader.samples.name(index),
-                _("correct the transform, or mend the file"),
-            )
-        image = sample[0]
-        if not (isinstance(image, Tensor) and image.is_floating_point() and image.ndim == 3 and image.shape[0] == 3):
-            given = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-            gives = _("gives {given}", given=given)
-            raise ConfigError(
-                _("transforms.ToTensor() is required: without it the images are no float tensors (3, H, W)"),
-                f"{setting} ({gives})",
-                _(
-                    "put transforms.ToTensor() (v2: ToImage() and ToDtype(torch.float32, scale=True)) "
-                    "into the transform"
-                ),
-            )
-        images.append((image, index))
-    odd = next(((image, index) for image, index in images if image.shape != images[0][0].shape), None)
-    if odd is not None:
-        raise ConfigError(
-            _("The images have different sizes after {setting} and do not stack", setting=setting),
-            f"{loader.samples.name(images[0][1])} {tuple(images[0][0].shape)}\n"
-            f"         {loader.samples.name(odd[1])} {tuple(odd[0].shape)}",
-            _("add a Resize: transforms.Resize((224, 224)), or Resize(256) and CenterCrop(224)"),
-        )
-    return images[0][0].unsqueeze(0)
 
 
 def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> None:

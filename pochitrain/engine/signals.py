@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -23,6 +25,15 @@ class StopRequest:
 
 
 _outer: StopRequest | None = None
+
+
+def leave_at_once(code: int) -> NoReturn:
+    """End this process and its daemons, the loading processes: one that hangs would never notice by itself."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises when a loading process dies
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+    os._exit(code)
 
 
 @contextlib.contextmanager
@@ -43,7 +54,7 @@ def graceful_stop() -> Iterator[StopRequest]:
             return
         code = 128 + (signal.SIGTERM if number == signal.SIGHUP else number)
         if request():
-            os._exit(code)
+            leave_at_once(code)
         request.exit_code = code
 
     if threading.current_thread() is not threading.main_thread():

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pochitrain.config.inject import call_part, name_of, named_values, part_values
-from pochitrain.config.schema import Config, class_weights_problem
+from pochitrain.config.mistakes import class_weights_problem
+from pochitrain.config.schema import Config
 from pochitrain.errors import ConfigError
 from pochitrain.locale import _
 
@@ -24,15 +25,21 @@ def resolve_class_weights(config: Config, counts: Sequence[int]) -> list[float]:
     The balanced weights are those of scikit-learn's `compute_class_weight("balanced")` (King and Zeng 2001).
 
     Args:
-        counts: training images per class, none of them 0.
+        counts: training images per class; 0 only where nothing is to be balanced.
 
     Raises:
-        ConfigError: a list of another length than there are classes.
+        ConfigError: a list of another length than there are classes, or a class that no weight can balance.
     """
     given = config.class_weights
     if given == "uniform":
         return [1.0] * len(counts)
     if given is None:
+        if empty := [str(label) for label, count in enumerate(counts) if count == 0]:
+            raise ConfigError(
+                _("Classes without a training image cannot be balanced: {labels}", labels=", ".join(empty)),
+                "class_weights",
+                _('set class_weights = "uniform" or a list, or add images of them'),
+            )
         total = sum(counts)
         return [total / (len(counts) * count) for count in counts]
     if len(given) != len(counts):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import warnings
 from collections.abc import Callable, Iterable
@@ -14,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 
 from pochitrain.config.fields import OPTIMIZERS, SCHEDULERS
-from pochitrain.config.inject import call_part, name_of, part_values
+from pochitrain.config.inject import call_part, name_of, parameters, part_values
 from pochitrain.config.schema import Config
 from pochitrain.errors import ConfigError, Problem
 from pochitrain.locale import _
@@ -26,6 +25,9 @@ OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 BUILT_IN_OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {name: getattr(torch.optim, name) for name in OPTIMIZERS}
 BUILT_IN_SCHEDULERS: dict[str, Callable[..., Any]] = {name: getattr(lr_scheduler, name) for name in SCHEDULERS}
+
+# What the loop and a checkpoint ask of a scheduler.
+_SCHEDULER_METHODS = ("step", "state_dict", "load_state_dict")
 
 # What torch raises for arguments that it does not take or cannot use.
 _ARGUMENT_ERRORS = (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RuntimeError)
@@ -110,44 +112,56 @@ def build_optimizer(config: Config, groups: Iterable[dict[str, Any]]) -> Optimiz
     """Return the optimizer over `groups`.
 
     Raises:
-        ConfigError: `optimizer_params` does not fit the optimizer.
+        ConfigError: `optimizer_params` does not fit the optimizer, or the user's own is none.
     """
     given = config.optimizer_params or {}
     chosen = config.optimizer
+    factory: Any = BUILT_IN_OPTIMIZERS[chosen] if isinstance(chosen, str) else chosen
+    arguments = {"lr": config.learning_rate, **(OPTIMIZER_DEFAULTS[chosen] if isinstance(chosen, str) else {}), **given}
     try:
-        if isinstance(chosen, str):
-            arguments = {"lr": config.learning_rate, **OPTIMIZER_DEFAULTS[chosen], **given}
-            return BUILT_IN_OPTIMIZERS[chosen](list(groups), **arguments)
-        if isinstance(chosen, type):
-            return chosen(list(groups), **{"lr": config.learning_rate, **given})  # type: ignore[no-any-return]
-        values = part_values(config, lr=config.learning_rate, **given)
-        return call_part("optimizer", chosen, values, list(groups))  # type: ignore[no-any-return]
+        if isinstance(factory, type):
+            made = factory(list(groups), **arguments)
+        else:
+            made = call_part("optimizer", factory, part_values(config, **arguments), list(groups))
     except ConfigError:
         raise
     except _ARGUMENT_ERRORS as error:
-        factory = BUILT_IN_OPTIMIZERS[chosen] if isinstance(chosen, str) else chosen
         raise _arguments_problem("optimizer_params", factory, error, skip=("params", "lr")) from error
+    if not isinstance(made, Optimizer):
+        raise _returned("optimizer", factory, made, _("return an optimizer of torch from it, e.g. torch.optim.SGD(…)"))
+    return made
 
 
 def build_scheduler(config: Config, optimizer: Optimizer) -> Any:
     """Return the scheduler (stepped once per epoch), None for a constant rate.
 
     Raises:
-        ConfigError: `scheduler_params` does not fit the scheduler.
+        ConfigError: `scheduler_params` does not fit the scheduler, or the user's own is none.
     """
     if config.scheduler is None:
         return None
     given = config.scheduler_params or {}
     chosen = config.scheduler
-    factory = BUILT_IN_SCHEDULERS[chosen] if isinstance(chosen, str) else chosen
+    factory: Any = BUILT_IN_SCHEDULERS[chosen] if isinstance(chosen, str) else chosen
     try:
         if isinstance(factory, type):
-            return factory(optimizer, **given)
-        return call_part("scheduler", factory, part_values(config, **given), optimizer)
+            made = factory(optimizer, **given)
+        else:
+            made = call_part("scheduler", factory, part_values(config, **given), optimizer)
     except ConfigError:
         raise
     except _ARGUMENT_ERRORS as error:
         raise _arguments_problem("scheduler_params", factory, error, skip=("optimizer",)) from error
+    if isinstance(made, Optimizer) or not all(hasattr(made, method) for method in _SCHEDULER_METHODS):
+        mend = _("return an object with {methods}, or set scheduler = None", methods=", ".join(_SCHEDULER_METHODS))
+        raise _returned("scheduler", factory, made, mend)
+    return made
+
+
+def _returned(setting: str, factory: Any, made: Any, mend: str) -> ConfigError:
+    kind = "None" if made is None else type(made).__name__
+    what = _("{name} returned {kind}, which is no {setting}", name=name_of(factory), kind=kind, setting=setting)
+    return ConfigError(what, setting, mend)
 
 
 def step_scheduler(scheduler: Any, record: dict[str, Any]) -> None:
@@ -186,7 +200,7 @@ def check_optimization(config: Config) -> list[Problem]:
 
 
 def _arguments_problem(setting: str, factory: Any, error: Exception, skip: tuple[str, ...]) -> ConfigError:
-    names = [name for name in inspect.signature(factory).parameters if name not in (*skip, "last_epoch")]
+    names = [name for name in parameters(factory) if name not in (*skip, "last_epoch")]
     reason = f"{type(error).__name__}: {error}" if isinstance(error, LookupError | ArithmeticError) else str(error)
     return ConfigError(
         _("{setting} does not fit {name}: {reason}", setting=setting, name=name_of(factory), reason=reason),

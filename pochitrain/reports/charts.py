@@ -107,7 +107,10 @@ def history_chart(histories: Mapping[str, History], metric: str, title: str, yla
         }
         for (name, history), color in zip(histories.items(), _colors(len(histories)), strict=True)
     ]
-    return _chart(traces, title, _("Epoch"), ylabel)
+    chart = _chart(traces, title, _("Epoch"), ylabel)
+    if max((len(history) for history in histories.values()), default=0) <= 10:
+        chart["layout"]["xaxis"] |= {"dtick": 1}  # there is no epoch 1.5
+    return chart
 
 
 def _traces(curves: Sequence[Curve], measure: str, shape: str = "linear") -> list[dict[str, Any]]:

@@ -190,13 +190,14 @@ def _estimate(name: str, value: float, drawn: Floats, accuracy: Estimate) -> Est
     if math.isnan(value) or not len(drawn):
         return Estimate(value, math.nan, math.nan)
     low, high = np.quantile(drawn, (0.025, 0.975)).tolist()
+    least = -1.0 if name == "cohen_kappa" else 0.0
     if name == "log_loss":
         low, high = value * value / high, value * value / low
     else:
         low, high = 2 * value - high, min(2 * value - low, 1.0)
-        low = max(low, -1.0 if name == "cohen_kappa" else 0.0)
+        low = max(low, least)
     if name not in ("log_loss", "ece"):
-        low = min(low, max(value - (accuracy.value - accuracy.low), 0.0))
+        low = min(low, max(value - (accuracy.value - accuracy.low), least))
         high = max(high, min(value + (accuracy.high - accuracy.value), 1.0))
     return Estimate(value, min(low, value), max(high, value))
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -162,15 +163,15 @@ def draw_gallery(shown: Sequence[Card], path: Path, *, title: str) -> Figure:
     figure.text(0.1 / size[0], 1 - 0.12 / size[1], readable(title), va="top", fontsize=13, **TEXT)
     if not shown:
         figure.text(0.5, 0.4, _("None"), ha="center", fontsize=11, **TEXT)
+    axes = figure.add_axes((0, 0, 1, 1))  # one for all pictures, in inches: axes of their own would take a second
+    axes.set(xlim=(0, size[0]), ylim=(0, size[1]))
+    axes.axis("off")
     for place, card in enumerate(shown):
         left, bottom = 0.1 + place % 4 * width, size[1] - 0.5 - (place // 4 + 1) * tall
         side = (width - 0.2) / (2 if wide else 1)
         for column, picture in enumerate((card.picture, card.overlay)):
             if picture is not None:
-                box = (left + column * (side + 0.04), bottom + 0.62, side, tall - 0.72)
-                axes = figure.add_axes((box[0] / size[0], box[1] / size[1], box[2] / size[0], box[3] / size[1]))
-                axes.imshow(np.asarray(Image.open(BytesIO(picture)).convert("RGB")))
-                axes.axis("off")
+                _show_picture(axes, picture, (left + column * (side + 0.04), bottom + 0.62, side, tall - 0.72))
         said = [
             _("true {name}: {share:.1f} %", name=card.true, share=100 * card.probability_true),
             _("predicted {name}: {share:.1f} %", name=card.predicted, share=100 * card.probability_predicted),
@@ -183,6 +184,17 @@ def draw_gallery(shown: Sequence[Card], path: Path, *, title: str) -> Figure:
             figure.text(left / size[0], y, fitting, fontsize=points, **TEXT | {"color": color})
     save_figure(figure, path)
     return figure
+
+
+def _show_picture(axes: Axes, picture: bytes, box: tuple[float, float, float, float]) -> None:
+    """Draw a picture as large as fits into the middle of a box (x, y, width, height)."""
+    pixels = np.asarray(Image.open(BytesIO(picture)).convert("RGB"))
+    x, y, width, height = box
+    scale = min(width / pixels.shape[1], height / pixels.shape[0])
+    half_width, half_height = scale * pixels.shape[1] / 2, scale * pixels.shape[0] / 2
+    middle_x, middle_y = x + width / 2, y + height / 2
+    extent = (middle_x - half_width, middle_x + half_width, middle_y - half_height, middle_y + half_height)
+    axes.imshow(pixels, extent=extent, aspect="auto")
 
 
 def _small_picture(path: str, pixels: int) -> bytes | None:

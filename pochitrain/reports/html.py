@@ -175,7 +175,10 @@ def _policy(sources: Sequence[str], beside: bool) -> str:
     """
     digests = (base64.b64encode(hashlib.sha256(source.encode()).digest()).decode() for source in sources)
     allowed = " ".join([*(f"'sha256-{digest}'" for digest in digests), *(["'self'", "file:"] if beside else [])])
-    return f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src {allowed}"
+    return (
+        "default-src 'none'; form-action 'none'; base-uri 'none'; "
+        f"img-src data: blob:; style-src 'unsafe-inline'; script-src {allowed}"
+    )
 
 
 def _static(file: str) -> str:

@@ -155,8 +155,9 @@ def _history_page(view: StudyView) -> Page:
 
 def _cards(view: StudyView) -> str:
     winner, counted = view.winner, _counted(view)["trials"]
+    repeats = _("{count} answered by an earlier one", count=counted["repeats"]) if counted["repeats"] else ""
     cards = [
-        (_("complete"), str(counted["complete"]), _("{count} answered by an earlier one", count=counted["repeats"])),
+        (_("complete"), str(counted["complete"]), repeats),
         (_("pruned"), str(counted["pruned"]), ""),
         (_("failed"), str(counted["failed"]), ""),
     ]
@@ -191,7 +192,7 @@ def _cells(row: TrialRow, view: StudyView, names: Sequence[str]) -> list[Cell | 
         remark = _("ended after epoch {epoch} at {value}", epoch=last, value=charts.number(row.epochs[last]))
     return [
         _cell(row.number),
-        Cell(escape(row.state.lower() + mark), row.state),
+        Cell(f'<span style="white-space: nowrap">{escape(row.state.lower() + mark)}</span>', row.state),
         *(_cell(value) for value in values),
         *(_cell(row.point.get(name)) for name in names),
         _cell(None if row.seconds is None else round(row.seconds, 1)),

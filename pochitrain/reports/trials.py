@@ -29,6 +29,7 @@ class TrialRow:
     retry_of: list[int] = field(default_factory=list)  # earlier numbers of this trial, whose processes were killed
     experiment: str = ""  # the id
     folder: str = ""
+    threads: int = 0  # of the processor that computed it; 0: a GPU did
 
 
 @dataclass(frozen=True)

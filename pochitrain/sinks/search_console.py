@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,10 +33,11 @@ class AtWork:
 class SearchDisplay:
     """Says what happens. In a pipe nothing but lines."""
 
-    def __init__(self, log: Log, total: int, jobs: int) -> None:
-        self.log, self.total, self.jobs = log, total, jobs
+    def __init__(self, log: Log, total: int, jobs: int, deadline: float = math.inf) -> None:
+        """`deadline` is when `time.monotonic` says that no trial begins any more."""
+        self.log, self.total, self.jobs, self.deadline = log, total, jobs, deadline
         self.at_work: dict[int, AtWork] = {}
-        self.view: StudyView | None = None
+        self.view: StudyView | None = None  # as of the last trial that ended
         self.said_waiting = False
         self.seconds: list[float] = []  # of the trials that were trained here, the clock's
 
@@ -81,7 +83,8 @@ class SearchDisplay:
         if not self.seconds or self.view is None:
             return None
         rest = self.total - len(self.view.in_state(COMPLETE, PRUNED, FAILED))
-        return max(rest, 0) * sum(self.seconds) / len(self.seconds) / self.jobs
+        left = max(rest, 0) * sum(self.seconds) / len(self.seconds) / self.jobs
+        return max(0.0, min(left, self.deadline - time.monotonic()))
 
     def _panel(self) -> RenderableType:
         table = Table.grid(padding=(0, 2))

@@ -75,7 +75,7 @@ def compare(
     chosen = common_images(entrants)
     answers = aligned([_answers(each, picked) for each, picked in zip(entrants, chosen, strict=True)])
     contenders = [_contender(each, its) for each, its in zip(entrants, answers, strict=True)]
-    notes = data_notes(entrants)
+    notes = [*data_notes(entrants), *_calibration_notes(entrants)]
     if len(chosen[0]) < max(len(each.picked) for each in entrants):
         notes.append(_("Only the {count} validation images that all of them have are judged", count=len(chosen[0])))
     path = output or work_dir / "compare" / ("-".join(each.id[:ID_LENGTH] for each in contenders)[:200] + ".html")
@@ -170,6 +170,19 @@ def data_notes(entrants: Sequence[Entrant]) -> list[str]:
                 words = {"first": first.letter, "other": each.letter, "data": title}
                 notes.append(_("{first} and {other} have different {data}", **words) + _files(first, each, split))
     return notes
+
+
+def _calibration_notes(entrants: Sequence[Entrant]) -> list[str]:
+    """Return a line where some are calibrated and some are not: the better numbers may be the calibration's."""
+    calibrated = [each.letter for each in entrants if load_calibration(each.judge.loaded.path)]
+    if len(calibrated) in (0, len(entrants)):
+        return []
+    return [
+        _(
+            "Only {names} answers with a calibrated confidence; log loss and calibration error profit from that alone",
+            names=", ".join(calibrated),
+        )
+    ]
 
 
 def _files(first: Entrant, other: Entrant, split: str) -> str:

@@ -12,9 +12,12 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
+from pochitrain import durable
 from pochitrain.config.describe import plain_settings
+from pochitrain.config.idle import idle_settings
+from pochitrain.config.mistakes import located
 from pochitrain.config.schema import Config
-from pochitrain.errors import DataError, PochiError
+from pochitrain.errors import ConfigError, DataError, PochiError
 from pochitrain.experiment import find_experiment
 from pochitrain.locale import _
 
@@ -53,9 +56,15 @@ def check_config(path: Path, overrides: Mapping[str, Any]) -> None:
     from pochitrain.tasks.summary import say_start
 
     config = checked_config(path, overrides)
-    chosen = plan(config, load_data(config))
     log = Log()
-    say_start(log, chosen, build_run(config, chosen.data))
+    for line in idle_settings(config):
+        log.warning(line)
+    durable.require_writable(Path(config.work_dir))
+    try:
+        chosen = plan(config, load_data(config))
+        say_start(log, chosen, build_run(config, chosen.data))
+    except ConfigError as error:
+        raise located(error, config) from error
     log.info(_("The config is right."))
 
 
@@ -64,10 +73,10 @@ def print_schema() -> None:
     print(json.dumps(Config.model_json_schema(), ensure_ascii=False, indent=2))
 
 
-def print_ids(paths: Sequence[Path], overrides: Mapping[str, Any], explain: bool) -> bool:
-    """Print one line for each file, its full id and its path; return whether every file has one.
+def print_ids(paths: Sequence[Path], overrides: Mapping[str, Any], explain: bool) -> int:
+    """Print one line for each file, its full id and its path; return the exit code.
 
-    A file that is refused says why on stderr, and the others go on.
+    A file that is refused says why on stderr, and the others go on. The first of them decides about the code.
 
     Args:
         explain: print what the id is made of, below its line.
@@ -75,19 +84,19 @@ def print_ids(paths: Sequence[Path], overrides: Mapping[str, Any], explain: bool
     from pochitrain.data.source import load_data
     from pochitrain.tasks.prepare import checked_config, plan
 
-    fine = True
+    code = 0
     for path in paths:
         try:
             config = checked_config(path, overrides)
             chosen = plan(config, load_data(config))
         except PochiError as error:
             print(error, file=sys.stderr)
-            fine = False
+            code = code or error.exit_code
             continue
         print(f"{chosen.experiment.id}  {path}")
         for part in (chosen.identity.settings, chosen.identity.data) if explain else ():
             print("\n".join(f"  {key} = {part[key]}" for key in sorted(part)))
-    return fine
+    return code
 
 
 def print_difference(work_dir: Path, first: str, second: str) -> bool:

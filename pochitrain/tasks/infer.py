@@ -20,6 +20,7 @@ from pochitrain.tasks.judge import Judge
 from pochitrain.tasks.judged import (
     check_sorting,
     metrics_values,
+    prepare_folder,
     result_folder,
     sort_images,
     write_evaluation,
@@ -170,7 +171,7 @@ def _write(
     facts: Mapping[str, Any],
     top_k: int,
 ) -> None:
-    durable.make_directory(directory)
+    prepare_folder(directory)
     write_predictions(directory, predictions, relied.answers if relied else None, top_k)
     if relied:
         write_thresholds(directory, relied)

@@ -87,7 +87,8 @@ class Judge:
                 picked.labels,
                 loaded.transform,
                 batch_size=self.batch_size,
-                workers=_workers(config, self.device),
+                workers=config.num_workers,
+                cache=config.cache,
                 device=self.device,
                 precision=precision or self.precision,
                 temperature=temperature,
@@ -115,16 +116,6 @@ def _precision(loaded: LoadedModel, device: torch.device) -> str:
     if loaded.config.precision != "auto" or loaded.precision == "fp32":
         return loaded.precision
     return choose_precision(loaded.config, device)
-
-
-def _workers(config: Config, device: torch.device) -> int:
-    """Return how many processes load images: as many as in the training, else so many that the model need not wait.
-
-    A model on the CPU uses every core itself; on two, processes beside it cost more than they bring
-    (`benchmarks/infer.py`).
-    """
-    cores = torch.get_num_threads()
-    return config.num_workers or min(cores // 4 if device.type == "cpu" else cores, 8)
 
 
 def _config_with_data(loaded: LoadedModel) -> Config:

@@ -23,6 +23,12 @@ from pochitrain.locale import _
 from pochitrain.reports.evaluation import Estimate, Evaluation
 
 SHARES = ("precision", "recall", "f1")
+RESULTS = (
+    *("infer.json", "predictions.csv", "broken.csv", "thresholds.csv", "metrics.json", "classification_report.csv"),
+    *("confusion_matrix.csv", "report.html", "confusion_matrix.png", "confusion_matrix_normalized.png", "roc.png"),
+    *("precision_recall.png", "reliability.png", "confidence.png", "most_confused.png", "per_class.png"),
+    *("mistakes.png", "least_certain.png"),
+)
 
 
 def result_folder(base: Path, name: str, source: str) -> Path:
@@ -47,6 +53,14 @@ def _source_of(folder: Path) -> str | None:
     return str(source)
 
 
+def prepare_folder(directory: Path) -> None:
+    """Make the folder of the results; those of an earlier time go, because what is not made anew would not fit."""
+    durable.make_directory(directory)
+    if _source_of(directory) is not None:
+        for name in RESULTS:
+            durable.remove(directory / name)
+
+
 def write_predictions(directory: Path, predictions: Predictions, answers: Sequence[str] | None, top_k: int) -> None:
     """Write `predictions.csv`, a line per image, and `broken.csv` where images could not be read."""
     classes = predictions.classes
@@ -67,8 +81,6 @@ def write_predictions(directory: Path, predictions: Predictions, answers: Sequen
     write_csv(directory / "predictions.csv", list(columns), zip(*columns.values(), strict=True))
     if predictions.broken:
         write_csv(directory / "broken.csv", ["path", "reason"], predictions.broken)
-    else:
-        durable.remove(directory / "broken.csv")  # of an earlier time
 
 
 def write_evaluation(directory: Path, evaluation: Evaluation, classes: Sequence[str]) -> None:

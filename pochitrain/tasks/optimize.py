@@ -26,7 +26,7 @@ from pochitrain.tasks.prepare import checked_config
 from pochitrain.tasks.search import OPTIMIZED, Search
 from pochitrain.tasks.search_space import check_space, split_key
 from pochitrain.tasks.study import Study, import_for_importances, open_study
-from pochitrain.tasks.workers import Workers
+from pochitrain.tasks.workers import Workers, import_ahead
 
 RESULTS = "optuna_results"
 
@@ -53,12 +53,13 @@ def optimize(config: Config, output: Path | None = None, log: Log | None = None)
     log = log or Log(config.log_level)
     require_literals(config)
     durable.require_writable(Path(config.work_dir))
+    import_ahead()
     data = load_data(config)
     require_metrics(config, data)
     notes = check_space(config, data.classes)
+    import_for_importances()
     with closing(Workers(config, data, config.optuna.n_jobs)) as workers:
         workers.start()
-        import_for_importances()
         workers.wait()  # each has tried the file's own setting: from here on something may be written
         with closing(open_study(config, made_of(config, data))) as study, graceful_stop() as request:
             folder = results_folder(config, study, output)

@@ -27,12 +27,16 @@ def require_literals(config: Config) -> None:
         )
 
 
-def optimized_text(config: Config, point: Mapping[str, Scalar], path: Path, remark: str) -> str:
+def optimized_text(config: Config, point: Mapping[str, Scalar], path: Path, remark: str, threads: int = 0) -> str:
     """Return the text of a config at `path` that trains as the trial of `point` did.
 
     The file's text is copied: what it computes it computes again, and then the values are put over that as
     `replace_settings` put them. A value without a literal (a transform, a model) is taken out of the file's own search
     space. The folder of the original stays the place for imports, `__file__` and `registry.json`.
+
+    Args:
+        threads: how many the file sets; 0: as many as there are. Another number adds up in another order, which rounds
+            otherwise.
     """
     origin, current = config.origin, dict(config.origin.namespace)
     values = {key: (repr(v), v) for key, v in origin.overrides.items() if key.partition(".")[0] != "optuna"}
@@ -45,6 +49,11 @@ def optimized_text(config: Config, point: Mapping[str, Scalar], path: Path, rema
         name, inner = split_key(key)
         expression, current[name] = _merged(name, current.get(name), inner, expression, value)
         lines.append(f"{name} = {expression}")
+    if threads:
+        remark = _(
+            "The trial computed with so many threads. Delete this line for a long training: only rounding changes."
+        )
+        lines += [f"# {remark}", f"import torch as _torch; _torch.set_num_threads({threads})"]
     text = origin.text if origin.text.endswith("\n") else origin.text + "\n"
     assert origin.path is not None
     return _after_head(text, _place(origin.path, path)) + "".join(f"{line}\n" for line in lines)

@@ -98,13 +98,16 @@ def task_name(config: Config) -> str:
 
 
 def why_new(plan: Plan, limit: int = 6) -> list[str]:
-    """Return what distinguishes a new experiment from the nearest one of the same task, a line each; [] without any.
+    """Return what distinguishes a new experiment from the nearest one in its work_dir, a line each; [] without any.
 
-    "learning_rate 0.001 → 0.002", "data.train +3 −1 ~2 files". The first line names the nearest experiment.
+    "learning_rate 0.001 → 0.002", "data.train +3 −1 ~2 files". The first line names the nearest experiment; of equally
+    near ones it is one of the same task, the last one that was at work.
     """
-    infos = [info for info in find_experiments(Path(plan.config.work_dir)) if info.task == task_name(plan.config)]
-    found = [info.experiment for info in infos if info.manifest.get("epochs_finished")]
-    others = [(other, identity) for other in found if (identity := read_identity(other)) and other != plan.experiment]
+    infos = [info for info in find_experiments(Path(plan.config.work_dir)) if info.manifest.get("epochs_finished")]
+    infos.sort(key=lambda info: str(info.manifest.get("updated")), reverse=True)
+    infos.sort(key=lambda info: info.task != task_name(plan.config))
+    found = [info.experiment for info in infos if info.experiment != plan.experiment]
+    others = [(other, identity) for other in found if (identity := read_identity(other))]
     if not others:
         return []
     nearest, identity = min(others, key=lambda pair: _distance(pair[1], plan.identity))

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pochitrain import durable
 from pochitrain.config.schema import Config
 from pochitrain.config.search import Dimension, Optuna
@@ -34,9 +36,9 @@ class Search:
     def __init__(self, config: Config, study: Study, folder: Path, log: Log) -> None:
         optuna = config.optuna
         self.config, self.study, self.folder, self.log = config, study, folder, log
-        self.display = SearchDisplay(log, study.total, optuna.n_jobs)
         self.begun: dict[int, Suggestion] = {}
         self.deadline = time.monotonic() + 60 * (optuna.timeout_minutes or math.inf)
+        self.display = SearchDisplay(log, study.total, optuna.n_jobs, self.deadline)
         self.importances: dict[str, float] = {}
         self.importances_due = 0.0
         self.dirty = False  # a trial ended since the files were written
@@ -138,7 +140,8 @@ class Search:
             value=f"{winner.values[0]:.6g}",
             epochs=self.config.optuna.optuna_epochs,
         )
-        return optimized_text(self.config, winner.point, self.folder / OPTIMIZED, remark)
+        threads = winner.threads if winner.threads != torch.get_num_threads() else 0
+        return optimized_text(self.config, winner.point, self.folder / OPTIMIZED, remark, threads)
 
     def _forget_weights(self, view: StudyView) -> None:
         kept = {row.folder for row in view.ranked()[: self.config.optuna.keep_weights]}
@@ -159,9 +162,10 @@ class Search:
             self.display.end(row, view)
 
     def say_start(self, notes: list[str]) -> None:
-        optuna, log = self.config.optuna, self.log
+        optuna, log, view = self.config.optuna, self.log, self.view()
+        self.display.view = view
         log.info(_("study       {name}, {folder}", name=optuna.study_name, folder=self.folder))
-        done = len(self.view().in_state(COMPLETE, PRUNED, FAILED))
+        done = len(view.in_state(COMPLETE, PRUNED, FAILED))
         goal = ", ".join(f"{metric} ({way})" for metric, way in zip(optuna.metrics, optuna.directions, strict=True))
         counts = {"trials": self.study.total, "epochs": optuna.optuna_epochs, "goal": goal}
         log.info(_("goal        {goal} in {trials} trials of {epochs} epochs", **counts))

@@ -14,7 +14,7 @@ from pochitrain.config.loader import InvalidConfig, replace_settings
 from pochitrain.config.mistakes import Where
 from pochitrain.config.schema import Config
 from pochitrain.config.search import Dimension, Scalar
-from pochitrain.config.words import walk_settings
+from pochitrain.config.words import full_name, walk_settings
 from pochitrain.errors import ConfigError, Problem
 from pochitrain.locale import _
 from pochitrain.parts.models import build_model
@@ -24,7 +24,7 @@ from pochitrain.tasks.prepare import check_parts
 Point = dict[str, Scalar]  # setting → what was suggested for it
 
 TRIED = 64  # combinations of extremes; a few milliseconds each
-FIXED = ("work_dir", "task", "optuna")  # the study itself decides them
+FIXED = ("work_dir", "task", "optuna", "train", "test")  # the study itself decides them
 # Outside the identity, and yet they decide about the best epoch: how long, and on which images.
 DECISIVE = ("epochs", "early_stopping", "train_data_root", "val_data_root", "val_fraction", "group_by", "num_classes")
 TIMED = ("seconds", "images_per_second", "latency_ms")
@@ -91,9 +91,7 @@ def _alone(config: Config, dimension: Dimension) -> list[Problem]:
 
 def split_key(key: str) -> tuple[str, list[str]]:
     """Return (setting, members) of a key of the search space: `scheduler_gamma` is the member gamma of its params."""
-    name, *members = key.split(".")
-    if name.startswith("scheduler_") and name not in Config.model_fields:
-        return "scheduler_params", [name.removeprefix("scheduler_")]
+    name, *members = full_name(key).split(".")
     return name, members
 
 

@@ -29,7 +29,7 @@ from pochitrain import durable
 from pochitrain.config.inject import name_of
 from pochitrain.config.loader import load_config
 from pochitrain.config.schema import Config
-from pochitrain.data.loaders import Samples
+from pochitrain.data.reading import Samples
 from pochitrain.data.source import Data, Split, load_data
 from pochitrain.engine.checkpoint import Checkpoints, Loaded
 from pochitrain.errors import ConfigError, PochiError
@@ -65,7 +65,7 @@ class Tried:
 class Told:
     """What a short training tells beside its checkpoint."""
 
-    saving_events: int
+    saves: list[int]  # after how many saving events each checkpoint had its name
     operations: list[str]  # of torch, without a deterministic form
     tried: list[Tried]
 
@@ -85,11 +85,11 @@ class ShortTraining:
         Raises:
             ConfigError: it fails.
         """
-        self._start(expected=0)
+        self._live(expected=0)
 
     def kill(self, saving_event: int) -> None:
         """Train until SIGKILL at that operation of the disk among those that save checkpoints."""
-        self._start(expected=-signal.SIGKILL, kill_at=saving_event)
+        self._live(expected=-signal.SIGKILL, kill_at=saving_event)
 
     def newest(self) -> Loaded | None:
         """Return the newest checkpoint."""
@@ -99,48 +99,65 @@ class ShortTraining:
     def told(self) -> Told:
         told = json.loads((self.folder / "told.json").read_text(encoding="utf-8"))
         tried = [Tried(sample, [tuple(value) for value in values]) for sample, values in told["tried"]]
-        return Told(told["saving_events"], told["operations"], tried)
+        return Told(told["saves"], told["operations"], tried)
 
-    def _start(self, expected: int, kill_at: int = 0) -> None:
-        # Forked from a process that has imported torch and done nothing with it: there are no threads and no GPU in it.
+    def _live(self, expected: int, kill_at: int = 0) -> None:
         self.folder.mkdir(exist_ok=True)
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-        loading = multiprocessing.get_start_method()  # how loading processes start; the child would take its own way
-        process = context.Process(target=_live, args=(self, kill_at, loading))
-        process.start()
-        process.join()
-        if process.exitcode != expected:
-            said = (self.folder / "said.txt").read_text(encoding="utf-8", errors="replace").strip()
-            what = _("A short training ended with exit code {code}", code=process.exitcode)
+        code, said = in_a_fork(functools.partial(_train, self, kill_at), self.folder / "said.txt")
+        if code != expected:
+            what = _("A short training ended with exit code {code}", code=code)
             raise ConfigError(f"{what}\n{said}", str(self.path))
 
 
-def _live(training: ShortTraining, kill_at: int, loading: str) -> None:
-    multiprocessing.set_start_method(loading, force=True)
-    with (training.folder / "said.txt").open("a", encoding="utf-8") as said:
-        os.dup2(said.fileno(), 1)
-        os.dup2(said.fileno(), 2)
-    saving_events = 0
+def in_a_fork(work: Callable[[], object], output: Path) -> tuple[int, str]:
+    """Do `work` in a process of its own; return its exit code, a signal's number negative, and what it said.
 
-    def happen(_what: str, *paths: Path) -> None:
+    Call it from a process that has imported torch and done nothing with it: there are no threads of torch and no GPU in
+    it that a fork could spoil, and the work begins at once, where a fresh process imports torch for seconds.
+    """
+    process = multiprocessing.get_context("fork").Process(target=_work, args=(work, output))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the threads of NumPy's BLAS, which knows of forks
+        process.start()
+    try:
+        process.join()
+    finally:
+        process.kill()  # when Ctrl+C has ended the waiting
+        process.join()
+    assert process.exitcode is not None
+    return process.exitcode, output.read_text(encoding="utf-8", errors="replace").strip()
+
+
+def _work(work: Callable[[], object], output: Path) -> None:
+    descriptor = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for number, stream in ((1, "stdout"), (2, "stderr")):
+        os.dup2(descriptor, number)
+        setattr(sys, stream, os.fdopen(number, "w", buffering=1, encoding="utf-8", closefd=False))
+    try:
+        work()
+    except PochiError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _train(training: ShortTraining, kill_at: int) -> None:
+    saving_events, saves = 0, []
+
+    def happen(what: str, *paths: Path) -> None:
         nonlocal saving_events
         saving_events += "checkpoints" in paths[-1].parts[-2:]
         if 0 < kill_at == saving_events:
             os.kill(os.getpid(), signal.SIGKILL)
+        if what == "rename" and paths[-1].suffix == ".ckpt":
+            saves.append(saving_events)
 
     durable.event = happen
-    try:
-        config = load_config(training.path, {**training.overrides, **_QUIET, "work_dir": str(training.folder)})
-        data = shortened(load_data(config), training.steps * config.batch_size)
-        with _operations() as operations:
-            train(config, data=data)
-        told = Told(saving_events, operations, [])
-        tried = try_transforms(config, data)
-        durable.write_json(training.folder / "told.json", {**vars(told), "tried": tried})
-    except PochiError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+    config = load_config(training.path, {**training.overrides, **_QUIET, "work_dir": str(training.folder)})
+    data = shortened(load_data(config), training.steps * config.batch_size)
+    with _operations() as operations:
+        train(config, data=data)
+    told = Told(saves, operations, [])
+    durable.write_json(training.folder / "told.json", {**vars(told), "tried": try_transforms(config, data)})
 
 
 @contextlib.contextmanager

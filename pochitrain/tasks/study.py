@@ -308,7 +308,7 @@ class Study:
 
 
 def import_for_importances() -> None:
-    """Import what `Study.importances` needs: scikit-learn, seconds that cost nobody anything while workers start."""
+    """Import what `Study.importances` needs: scikit-learn, a second, while the workers' process imports torch."""
     small = optuna.create_study()
     for number in range(2):
         ranged = FloatDistribution(0, 1)
@@ -356,6 +356,7 @@ def _row(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> TrialRow:
         retry_of=list(attributes.get("retry_of", ())),
         experiment=result.get("experiment", ""),
         folder=result.get("folder", ""),
+        threads=result.get("threads", 0),
     )
 
 

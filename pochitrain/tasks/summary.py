@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -16,6 +17,9 @@ from pochitrain.tasks.prepare import Plan
 
 if TYPE_CHECKING:
     from pochitrain.tasks.train import Trained
+
+
+WAITING_SHARE = 0.2  # of an epoch: from here on the run says that it waits for its images
 
 
 def say_start(log: Log, plan: Plan, run: Run) -> None:
@@ -47,6 +51,7 @@ def say_start(log: Log, plan: Plan, run: Run) -> None:
             layout=layout,
         )
     )
+    log.info(_("loading     {how}", how=_how_images_come(run)))
     if any(weight != 1 for weight in run.class_weights):
         shown = ", ".join(f"{name}: {weight:.4g}" for name, weight in zip(run.classes, run.class_weights, strict=True))
         log.info(_("class weights  {weights}", weights=shown))
@@ -54,6 +59,18 @@ def say_start(log: Log, plan: Plan, run: Run) -> None:
         log.table(layer_table(run))
     if plan.config.val_data_root is None and plan.config.early_stopping.enabled and data.val is None:
         log.warning(_("without validation data early stopping watches train_loss"))
+
+
+def _how_images_come(run: Run) -> str:
+    """Return what was chosen for the training images: "in this process, 600 images of 0.2 MB cached in memory"."""
+    loader = run.train_loader
+    workers, store = len(loader.workers.pids), loader.samples.store
+    by = _("{count} processes", count=workers) if workers else _("in this process")
+    if store is None:
+        return by + ", " + _("no cache")
+    place = _("on the disk") if store.lasting else _("in memory")
+    limit = f"{max(store.limit_bytes, 0) / 1e9:.1f}"
+    return by + ", " + _("decoded images cached {place} (at most {limit} GB)", place=place, limit=limit)
 
 
 def layer_table(run: Run) -> Table:
@@ -71,7 +88,7 @@ def layer_table(run: Run) -> Table:
 
 
 def say_epoch(log: Log, record: Record, config: Config, history: History) -> None:
-    """Say one line for an epoch; a star marks the best so far."""
+    """Say one line for an epoch; a star marks the best so far, the share of waiting is told where it is large."""
     val = f"   val {record['val_loss']:.4f} {record['val_accuracy']:6.2f} %" if "val_loss" in record else ""
     star = " *" if best_epoch(history, config.early_stopping.monitor) == record["epoch"] else ""
     width = len(str(config.epochs))
@@ -82,7 +99,13 @@ def say_epoch(log: Log, record: Record, config: Config, history: History) -> Non
         + f"   {record['seconds']:.1f} s {record['images_per_second']:.0f} "
         + _("images/s")
         + star
+        + _waiting(record)
     )
+
+
+def _waiting(record: Record) -> str:
+    share = record["data_seconds"] / record["seconds"] if record["seconds"] else 0.0
+    return "   " + _("waits for data {share}", share=f"{share:.0%}") if share > WAITING_SHARE else ""
 
 
 def say_end(log: Log, trained: Trained, config: Config) -> None:
@@ -101,7 +124,29 @@ def say_end(log: Log, trained: Trained, config: Config) -> None:
         ]
         table.add_row(name, *cells)
     log.table(table)
+    if advice := waiting_advice(history, config):
+        log.warning(advice)
     log.info(_("best epoch chosen by {monitor}", monitor=monitored(history, config.early_stopping.monitor)))
     log.info(_("metrics  {path}", path=experiment.metrics_csv))
     log.info(_("plots    {path}", path=experiment.plots_dir))
     log.info(_("model    {path}", path=experiment.best_pt))
+
+
+def waiting_advice(history: History, config: Config) -> str:
+    """Return what to do when the epochs after the first, which fills the cache, waited for their images; else ""."""
+    later = [record for record in history[1:] if "data_seconds" in record] or history[:1]
+    waited, seconds = (sum(record.get(name, 0.0) for record in later) for name in ("data_seconds", "seconds"))
+    if not seconds or waited / seconds <= WAITING_SHARE:
+        return ""
+    cores = os.cpu_count() or 1
+    advice = []
+    if (config.num_workers or 0) < cores:
+        advice.append(_("num_workers = {count}", count=cores))
+    if config.cache == "off":
+        advice.append('cache = "auto"')
+    advice.append(_("a Resize before the random steps, so that the cache holds smaller images"))
+    return _(
+        "{share} of the time the model waited for images. Try: {advice}",
+        share=f"{waited / seconds:.0%}",
+        advice="; ".join(advice),
+    )

@@ -19,7 +19,7 @@ from pochitrain.config.mistakes import raised_by_user
 from pochitrain.config.schema import Config
 from pochitrain.config.search import Direction, Scalar
 from pochitrain.data.source import Data, load_data
-from pochitrain.engine.run import Run, build_run
+from pochitrain.engine.run import Run, build_run, choose_device
 from pochitrain.errors import ConfigError, DiskError, PochiError, Problem, StoppedError
 from pochitrain.experiment import read_manifest, write_manifest
 from pochitrain.history import History, Record
@@ -53,13 +53,15 @@ class Outcome:
     experiment: str = ""  # the full id
     folder: str = ""
     seconds: float = 0.0
+    threads: int = 0  # of the processor that computed it; 0: a GPU did
     error: str = ""  # why it failed, one sentence
     trace: str = ""  # of an exception that nobody expected
     gracefully: bool = False  # interrupted by a signal that somebody sent, everything saved
 
     def summary(self) -> dict[str, Any]:
         """Return what is stored with the trial."""
-        return {"experiment": self.experiment, "folder": self.folder, "seconds": round(self.seconds, 3)}
+        seconds = round(self.seconds, 3)
+        return {"experiment": self.experiment, "folder": self.folder, "seconds": seconds, "threads": self.threads}
 
 
 class Trainer:
@@ -105,7 +107,8 @@ class Trainer:
         if values is None:
             status, error_ = FAILED, _("No epoch has a number for {metrics}", metrics=", ".join(metrics))
         folder, seconds = str(done.experiment.dir), time.monotonic() - started
-        return Outcome(status, done.history, values, done.experiment.id, folder, seconds, error_)
+        threads = torch.get_num_threads() if choose_device(config).type == "cpu" else 0
+        return Outcome(status, done.history, values, done.experiment.id, folder, seconds, threads, error_)
 
     def trial_config(self, work: Work) -> Config:
         """Return the file's config with the suggested values over it."""

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from pochitrain.engine.predict import Predictions
 from pochitrain.locale import _
-from pochitrain.reports.evaluation import Estimate, Evaluation
+from pochitrain.reports.evaluation import Estimate, Evaluation, wilson
 from pochitrain.reports.numbers import is_share, metric_name
 from pochitrain.sinks.console import Log
 from pochitrain.tasks.reliance import Reliance
@@ -77,7 +77,8 @@ def _shown(estimate: Estimate, share: bool = True) -> tuple[str, str]:
 
 
 def say_reliance(log: Log, relied: Reliance) -> None:
-    """Say how many images get an answer, and how many answers are right."""
+    """Say from which confidence on each class is answered, how many images get an answer, and how many are right."""
+    log.table(_thresholds_table(relied))
     coverage = "{} ({})".format(*_shown(relied.coverage))
     log.info(_("answers        {coverage} of the images, the others are unknown", coverage=coverage))
     if relied.precision and relied.answered.any():
@@ -89,12 +90,28 @@ def say_reliance(log: Log, relied: Reliance) -> None:
                 target=f"{100 * relied.target:g} %",
             )
         )
-    if never := [
-        name
-        for name, found in zip(relied.predictions.classes, relied.thresholds, strict=True)
-        if found.confidence is None
-    ]:
-        log.warning(_("never answered, because no confidence was enough: {names}", names=", ".join(never[:SHOWN])))
+    never = sum(found.confidence is None for found in relied.thresholds)
+    if never:
+        log.warning(_("no confidence was enough for {count} classes: they are never answered", count=never))
+
+
+def _thresholds_table(relied: Reliance) -> Table:
+    """Return what was found on the calibration images; of many classes those with the least coverage."""
+    table = Table(box=SIMPLE_HEAD, title=_("What the calibration found"), title_justify="left")
+    table.add_column(_("class"))
+    for name in (_("answered from"), _("precision"), _("95 % interval"), _("coverage")):
+        table.add_column(name, justify="right")
+    rows = list(zip(relied.predictions.classes, relied.thresholds, strict=True))
+    if len(rows) > SHOWN:
+        rows = sorted(rows, key=lambda row: row[1].answered / max(row[1].given, 1))[:SHOWN]
+    for name, found in rows:
+        if found.confidence is None:
+            table.add_row(name, _("never"), "", "", _shown(wilson(0, found.given))[0])
+            continue
+        precision = _shown(wilson(found.right, found.answered))
+        coverage = _shown(wilson(found.answered, found.given))[0]
+        table.add_row(name, f"{100 * found.confidence:.2f} %", *precision, coverage)
+    return table
 
 
 def say_fp32(log: Log, predictions: Predictions, different: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,13 +16,11 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from pochitrain.config.schema import Config
-from pochitrain.errors import ConfigError
 from pochitrain.history import TIMING
 from pochitrain.locale import _
 from pochitrain.sinks.console import Log
 from pochitrain.tasks.prepare import checked_config
-from pochitrain.tasks.short import ShortTraining, Told, Tried
+from pochitrain.tasks.short import ShortTraining, Told, Tried, in_a_fork
 
 NOT_REPRODUCIBLE = 6  # exit code
 KILLS = 3
@@ -54,8 +54,14 @@ class Verification:
 
 def run_verify(path: Path, overrides: Mapping[str, Any], steps: int) -> int:
     """Say what `verify_resume` finds about a config file; return 0, or 6 when something differs."""
+    with tempfile.TemporaryDirectory(prefix="pochi-verify-") as folder:
+        # The file may do anything with torch, and this process must not have done so when it forks.
+        code, said = in_a_fork(functools.partial(checked_config, path, overrides), Path(folder, "said.txt"))
+    if code:
+        print(said, file=sys.stderr)
+        return code
     log = Log()
-    found = verify_resume(checked_config(path, overrides), steps=steps, log=log)
+    found = verify_resume(path, overrides, steps=steps, log=log)
     table = Table(box=SIMPLE_HEAD)
     table.add_column(_("training"))
     for name in PARTS.values():
@@ -72,46 +78,63 @@ def run_verify(path: Path, overrides: Mapping[str, Any], steps: int) -> int:
     return 0 if found.identical else NOT_REPRODUCIBLE
 
 
-def verify_resume(config: Config, *, steps: int = 4, log: Log | None = None) -> Verification:
+def verify_resume(path: Path, overrides: Mapping[str, Any], *, steps: int = 4, log: Log | None = None) -> Verification:
     """Train two epochs of `steps` batches twice straight, and killed and resumed at three moments; compare the ends.
 
-    Costs eight processes, five short trainings and a save after each of their steps: half a minute for a ResNet-18 on
-    two cores. Nothing is left behind.
+    Costs eight processes, five short trainings and a save after each of their steps. Nothing is left behind. The caller
+    has done nothing with torch yet (see `in_a_fork`).
 
     Raises:
-        ConfigError: the config was not read from a file, or a short training of it fails.
+        ConfigError: a short training fails.
     """
-    if config.origin.path is None:
-        raise ConfigError(_("Only a config that is a file can be verified"), "config", _("give load_config a path"))
-    log, lives = log or Log(), []
-    training = functools.partial(ShortTraining, config.origin.path, dict(config.origin.overrides), steps)
+    log = log or Log()
+    training = functools.partial(ShortTraining, path, dict(overrides), steps)
     with tempfile.TemporaryDirectory(prefix="pochi-verify-") as folder:
-        expected, told = _straight(training(Path(folder, "straight")), log)
-        again, told_again = _straight(training(Path(folder, "again")), log)
-        lives = [Life(_("straight"), {}), Life(_("straight, again"), differences(expected, again))]
-        for number in range(1, KILLS + 1):
-            at = told.saving_events * number // (KILLS + 1)
-            lives.append(_killed(training(Path(folder, f"killed {number}")), at, expected, log))
-    return Verification(lives, _causes(lives, told, told_again))
+        straight, again = (training(Path(folder, name)) for name in ("straight", "again"))
+        for one in (straight, again):
+            with _timed(log) as names:
+                one.run()
+                names.append(_("straight"))
+        killed = {}
+        for event in kill_events(straight.told().saves):
+            one = training(Path(folder, f"killed at {event}"))
+            with _timed(log) as names:
+                one.kill(event)
+                names.append(_moment(one))
+                one.run()
+            killed[names[0]] = one
+        expected = _state(straight)
+        lives = [Life(_("straight"), {}), Life(_("straight, again"), differences(expected, _state(again)))]
+        lives += [Life(name, differences(expected, _state(one))) for name, one in killed.items()]
+        return Verification(lives, _causes(lives, straight.told(), again.told()))
 
 
-def _straight(training: ShortTraining, log: Log) -> tuple[dict[str, Any], Told]:
+def kill_events(saves: list[int]) -> list[int]:
+    """Return saving events, each in the middle of the writing of another checkpoint; the first one is left out.
+
+    Args:
+        saves: after how many saving events each checkpoint had its name.
+    """
+    last = len(saves) - 1
+    chosen = dict.fromkeys(1 + last * number // (KILLS + 1) for number in range(1, KILLS + 1))
+    return [(saves[number - 1] + saves[number]) // 2 for number in chosen]
+
+
+@contextlib.contextmanager
+def _timed(log: Log) -> Iterator[list[str]]:
+    """Say how long the block took, by the name that it puts into the list."""
+    names: list[str] = []
     started = time.monotonic()
-    training.run()
-    log.info(_("{name}: {seconds:.1f} s", name=_("straight"), seconds=time.monotonic() - started))
-    return _state(training), training.told()
+    yield names
+    log.info(_("{name}: {seconds:.1f} s", name=names[0], seconds=time.monotonic() - started))
 
 
-def _killed(training: ShortTraining, at: int, expected: Mapping[str, Any], log: Log) -> Life:
-    started = time.monotonic()
-    training.kill(at)
+def _moment(training: ShortTraining) -> str:
     loaded = training.newest()
-    name = _("killed before the first save")
-    if loaded is not None:
-        name = _("killed in epoch {epoch} after step {step}", epoch=loaded.epoch + 1, step=loaded.step)
-    training.run()
-    log.info(_("{name}: {seconds:.1f} s", name=name, seconds=time.monotonic() - started))
-    return Life(name, differences(expected, _state(training)))
+    assert loaded is not None, "the first checkpoint was written"
+    if loaded.step == 0:
+        return _("killed after epoch {epoch}", epoch=loaded.epoch)
+    return _("killed in epoch {epoch} after step {step}", epoch=loaded.epoch + 1, step=loaded.step)
 
 
 def _state(training: ShortTraining) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
@@ -68,6 +69,12 @@ class Worker:
     told_to_stop: bool = False
 
 
+def import_ahead() -> None:
+    """Begin the process that all workers are forked from: it imports torch, once for all of them. Waits for nothing."""
+    _context.set_forkserver_preload(["pochitrain.tasks.workers"])
+    forkserver.ensure_running()
+
+
 class Workers:
     """`count` processes that train what a source has."""
 
@@ -77,6 +84,7 @@ class Workers:
 
     def start(self) -> None:
         """Start them all; `wait` before they are given work."""
+        import_ahead()
         self.workers = [self._begin(place) for place in range(self.count)]
 
     def wait(self) -> None:
@@ -138,7 +146,6 @@ class Workers:
             count=self.count,
             settings=canonical_settings(self.config),
         )
-        _context.set_forkserver_preload(["pochitrain.tasks.workers"])  # torch is imported once for all workers
         with _no_main_module():
             process = _context.Process(target=work_for_ever, args=(theirs, start), daemon=False)
             process.start()

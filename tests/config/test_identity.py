@@ -167,5 +167,5 @@ def test_the_settings_outside_the_identity_are_these() -> None:
         "num_classes", "epochs", "early_stopping", "device", "channels_last", "compile", "cudnn_benchmark", "work_dir", "task",
         "tags", "notes", "enable_metrics_export", "enable_tensorboard", "enable_gradient_tracking", "gradient_tracking_config",
         "confusion_matrix_config", "checkpoint_every_minutes", "observers", "plots", "log_level", "print_config",
-        "enforce_tags", "ignore_warnings", "optuna",
+        "enforce_tags", "ignore_warnings", "optuna", "train", "test", "cache", "cache_gb",
     }  # fmt: skip

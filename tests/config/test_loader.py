@@ -92,6 +92,51 @@ def test_a_syntax_error_shows_the_users_line(tmp_path: Path) -> None:
     assert "epochs = (3" in what
 
 
+def test_a_wrong_value_of_a_choice_is_one_problem(tmp_path: Path) -> None:
+    takes = "it takes a list, each a number ≥ 0 or 'uniform' or None"
+    found = [(what, mend) for what, _where, mend in problems(tmp_path, "class_weights = [1, -1]")]
+    assert found == [("class_weights cannot be -1", takes)]
+    found = [(what, mend) for what, _where, mend in problems(tmp_path, "class_weights = 'unifrom'")]
+    assert found == [("class_weights cannot be 'unifrom'", takes)]
+    found = problems(tmp_path, "class_weights = [1, 'a', -2]\nchannels_last = 3\noptuna = {'confirm_seeds': 'x'}")
+    assert [what for what, _where, _mend in found] == [
+        "class_weights cannot be 'a'",
+        "class_weights cannot be -2",
+        "channels_last cannot be 3",
+        "optuna.confirm_seeds cannot be 'x'",
+    ]
+
+
+@pytest.mark.parametrize("task", ["a/b", "a\\b", "..", ".", "", "a\0"])
+def test_a_task_is_one_folder(tmp_path: Path, task: str) -> None:
+    [(what, where, mend)] = problems(tmp_path, f"task = {task!r}")
+    assert (what, where) == (f"task cannot be {task!r}", "config.py:4, task")
+    assert mend == "it takes the name of one folder, without / and \\"
+    assert load_text(tmp_path, "task = '..2 ネジ'").task == "..2 ネジ"
+
+
+def test_a_name_where_nothing_is_registered(tmp_path: Path) -> None:
+    [(what, where, mend)] = problems(tmp_path, "", model="resnet34")
+    assert what == "model is the name 'resnet34', but nothing is registered"
+    assert where == "model, given beside the file"
+    assert "model_name" in mend
+    assert str(tmp_path / "registry.json") in mend
+    [(what, where, mend)] = problems(tmp_path, "dataset = 'mine'")
+    assert (what, where) == ("dataset is the name 'mine', but nothing is registered", "config.py:4, dataset")
+    assert "model_name" not in mend
+
+
+def test_the_switches_of_the_command_that_cannot_be(tmp_path: Path) -> None:
+    assert [what for what, _where, _mend in problems(tmp_path, "train = False")] == [
+        "train and test are both False: nothing is left to do"
+    ]
+    unsplit = "def dataset(): pass"
+    for text in ("test = True", f"test, val_data_root = True, 'v'\n{unsplit}"):
+        assert [what for what, _where, _mend in problems(tmp_path, text)] == ["test = True needs validation data"]
+    assert load_text(tmp_path, "test = True\nval_data_root = 'v'").test
+    assert load_text(tmp_path, "test = True\ndef dataset(split): pass").test
+
+
 def test_an_exception_shows_the_users_line_also_in_a_module_beside_it(tmp_path: Path) -> None:
     (tmp_path / "beside_config.py").write_text("def half(x):\n    return x / 0\n")
     what, where, _mend = problems(tmp_path, "import beside_config\nepochs = beside_config.half(3)\n")[0]
@@ -182,6 +227,14 @@ def test_assignments_of_the_command_line(text: str, expected: tuple[str, object]
 def test_assignments_that_are_none(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_assignment(text)
+
+
+def test_an_empty_assignment_says_how_an_empty_text_is_written() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_assignment("notes=")
+    assert caught.value.problems[0].what == "notes has no value"
+    assert "--set \"notes=''\"" in caught.value.problems[0].mend
+    assert parse_assignment("notes=''") == ("notes", "")
 
 
 def test_the_right_settings_of_a_wrong_config_are_there_for_further_checks(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from pochitrain.data import loaders
-from pochitrain.data.loaders import Batches, Loader, Samples, watching
+from pochitrain.data.loaders import Batches, Loader, watching
+from pochitrain.data.reading import Samples
 from pochitrain.engine.loop import fit
 from pochitrain.errors import DataError
 from pochitrain.history import History
@@ -45,6 +46,7 @@ def loader_of(items: Any, transform: Callable[[Any], Any] = plain, **settings: A
         "batch_size": 4,
         "shuffle": True,
         "workers": 0,
+        "device": torch.device("cpu"),
         "pin_memory": False,
         "timeout_seconds": 20,
         "skip_failures": False,

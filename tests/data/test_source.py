@@ -14,6 +14,7 @@ from pochitrain.data.folder import scan_folder
 from pochitrain.data.source import Data, load_data
 from pochitrain.data.split import split_folder
 from pochitrain.errors import ConfigError, DataError
+from pochitrain.parts.losses import resolve_class_weights
 from tests.conftest import make_images
 
 WriteConfig = Callable[..., Path]
@@ -152,3 +153,34 @@ def test_leaks_and_contradictions_are_told(write_config: WriteConfig, tmp_path: 
         load_data(load_config(write_config(data=data)))
     assert "wasp" in str(caught.value)
     assert "bee" in str(caught.value)
+
+
+OWN = """
+class dataset(torch.utils.data.Dataset):
+    classes = ["ant", "bee", "cat", "dog"]
+    def __init__(self, split):
+        self.targets = [0, 1, 1, 3] if split == "train" else [2]
+    def __len__(self):
+        return len(self.targets)
+    def __getitem__(self, index):
+        return torch.zeros(3, 8, 8), self.targets[index]
+"""
+
+
+def test_an_own_data_set_may_lack_images_of_a_class_that_nothing_balances(write_config: WriteConfig) -> None:
+    config = load_config(write_config(OWN))
+    data = load_data(config)
+    assert data.counts == (1, 2, 0, 1)
+    assert data.notes == ("classes without a training image: cat",)
+    with pytest.raises(ConfigError, match=r"cannot be balanced: 2\n.*class_weights\n.*uniform"):
+        resolve_class_weights(config, data.counts)
+    for given, weights in (("uniform", [1, 1, 1, 1]), ([1, 2, 0, 3], [1, 2, 0, 3])):
+        other = load_config(write_config(OWN), {"class_weights": given})
+        assert resolve_class_weights(other, data.counts) == weights
+        assert load_data(other).digests == data.digests
+
+
+def test_an_own_data_set_with_a_label_beyond_its_classes_names_it(write_config: WriteConfig) -> None:
+    for label in (-1, 4):
+        with pytest.raises(DataError, match=f"has label {label}, but 4 classes"):
+            load_data(load_config(write_config(OWN.replace("1, 1, 3]", f"1, {label}, 3]"))))

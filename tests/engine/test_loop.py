@@ -315,7 +315,7 @@ model = lambda num_classes: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192), nn.
 def test_unreadable_images_are_skipped_and_a_lost_folder_is_an_error(write_config: WriteConfig, tmp_path: Path) -> None:
     for name in ("train", "val"):
         make_images(tmp_path / name, {"a": 6, "b": 6})
-    path = write_config(NET + "on_bad_image = 'skip'\n", data=tmp_path)
+    path = write_config(NET + "on_bad_image = 'skip'\ncache = 'off'\n", data=tmp_path)
     run = run_of(path)
     history = fit(run, [], epochs=1)
     (tmp_path / "train" / "a" / "000.png").unlink()

@@ -33,7 +33,7 @@ def write_rich_config(folder: Path) -> Path:
 
 def kill_and_resume(path: Path, folder: Path, event: str) -> list[str]:
     """Kill a training at an event, let it go on, and return what differs from the undisturbed one in `counted`."""
-    work_dir, output = empty(folder / "killed") / "work_dirs", folder / "output.txt"
+    work_dir, output = _empty_work_dir(folder), folder / "output.txt"
     output.unlink(missing_ok=True)
     work = trained(path, work_dir=str(work_dir))
     if (code := live(work, output, at=event)) != -9:
@@ -43,12 +43,19 @@ def kill_and_resume(path: Path, folder: Path, event: str) -> list[str]:
 
 def kill_often(path: Path, folder: Path, numbers: random.Random, most: int) -> tuple[int, list[str]]:
     """Kill a training at random events up to `most` times, then let it end; return the kills and what differs."""
-    work_dir, output = empty(folder / "killed") / "work_dirs", folder / "output.txt"
+    work_dir, output = _empty_work_dir(folder), folder / "output.txt"
     output.unlink(missing_ok=True)
     work, kills = trained(path, work_dir=str(work_dir)), 0
     while kills < most and live(work, output, at=numbers.randint(1, 100)) == -9:
         kills += 1
     return kills, _end(work, work_dir, folder)
+
+
+def _empty_work_dir(folder: Path) -> Path:
+    """Return where nothing is yet, in a folder of the same name as that of `all_events`: events tell it."""
+    parent = empty(folder / "killed") / "counted"
+    parent.mkdir()
+    return parent / "work_dirs"
 
 
 def _end(work: Work, work_dir: Path, folder: Path) -> list[str]:

@@ -117,6 +117,32 @@ def test_ctrl_c_while_spawned_loading_processes_start(write_config: WriteConfig,
     assert state_at_end(tmp_path / "work_dirs") == (0, 1)
 
 
+def test_twice_while_loading_processes_hang_leaves_none_of_them(write_config: WriteConfig, tmp_path: Path) -> None:
+    hanging = tmp_path / "hanging"
+    lines = f"""
+import time
+from pathlib import Path
+from torch.utils.data import get_worker_info
+class Hangs:
+    def __call__(self, image):
+        if get_worker_info() is not None:
+            Path({str(hanging)!r}).touch()
+            time.sleep(60)
+        return transforms.ToTensor()(image)
+train_transform = Hangs()
+num_workers = 2
+"""
+    life = start(write_config(lines), tmp_path)
+    life.wait_until(hanging.exists)
+    os.killpg(life.pid, signal.SIGINT)
+    time.sleep(0.1)
+    assert life.running, life.said  # it waits for the step to end
+    os.killpg(life.pid, signal.SIGINT)
+    assert life.end(2) == 130, life.said
+    assert orphans_leave(life) < 2
+    assert "Traceback" not in life.said, life.said
+
+
 def test_a_stopped_process_goes_on(write_config: WriteConfig, tmp_path: Path) -> None:
     """Ctrl+Z and `fg`: a pause longer than `worker_timeout_seconds` is no silence of the loading processes."""
     path = write_config(SLOW.format(seconds=0.03, split="train") + "num_workers = 2\nworker_timeout_seconds = 2\n")

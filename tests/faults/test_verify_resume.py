@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pochitrain.cli import app, run
+from pochitrain.tasks.verify import kill_events
 from tests.faults.lives import RICH
 
 WriteConfig = Callable[..., Path]
@@ -20,7 +22,7 @@ def verify(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     """Return a function that calls the command and returns its exit code and what it said."""
 
     def call(path: Path) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["pochi", "verify-resume", "--config", str(path), "--steps", "3"])
+        monkeypatch.setattr(sys, "argv", ["pochi", "verify-resume", "--config", str(path), "--steps", "1"])
         code = run(app)
         said = capsys.readouterr()
         return code, said.out + said.err
@@ -28,13 +30,23 @@ def verify(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     return call
 
 
+def table(said: str) -> dict[str, list[str]]:
+    """Return training → what the table says of each of its parts."""
+    cells = [re.split(r"\s{2,}", line.strip()) for line in said.splitlines()]
+    return {name: parts for name, *parts in cells if set(parts) & {"equal", "differs"}}
+
+
 def test_everything_random_and_loading_processes(write_config: WriteConfig, tmp_path: Path, verify: Verify) -> None:
     code, said = verify(write_config(RICH + "num_workers = 2\n"))
     assert code == 0, said
     assert said.splitlines()[-1] == "bit-identical"
-    assert "differs" not in said
-    assert "killed in epoch 1 after step" in said
-    assert "killed in epoch 2 after step" in said
+    assert table(said) == {
+        name: ["equal"] * 4
+        for name in (
+            "straight", "straight, again", "killed in epoch 1 after step 1", "killed after epoch 1",
+            "killed in epoch 2 after step 1",
+        )
+    }  # fmt: skip
     assert not (tmp_path / "work_dirs").exists()
 
 
@@ -69,11 +81,12 @@ loss = Loss
     code, said = verify(write_config(lines))
     assert code == 6, said
     assert "Straight trainings are equal, resumed ones are not" in said
-    table = {line[:32].strip(): line[32:].split() for line in said.splitlines() if line.count("  ") > 3}
-    assert table["straight, again"] == ["equal"] * 4
-    assert [parts for name, parts in table.items() if name.startswith("killed")] == [
-        ["differs", "differs", "equal", "differs"]
-    ] * 3
+    assert table(said)["straight, again"] == ["equal"] * 4
+    assert [parts for name, parts in table(said).items() if name.startswith("killed")] == [
+        ["differs", "differs", "equal", "differs"],
+        ["differs", "differs", "equal", "differs"],
+        ["equal", "equal", "equal", "differs"],  # after the last step: only the validation was left
+    ]
 
 
 def test_an_operation_without_a_deterministic_form_is_named(write_config: WriteConfig, verify: Verify) -> None:
@@ -100,3 +113,19 @@ def test_a_training_that_fails_says_why(write_config: WriteConfig, verify: Verif
     assert code == 2, said
     assert "A short training ended with exit code 4" in said
     assert "The loss is no longer finite" in said
+
+
+def test_a_config_that_is_refused_says_why_and_nothing_is_trained(write_config: WriteConfig, verify: Verify) -> None:
+    code, said = verify(write_config("epochs = 'two'"))
+    assert code == 2, said
+    assert said.startswith("epochs")
+    assert "short training" not in said
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 10, 82])
+def test_each_kill_is_in_the_middle_of_another_checkpoint(count: int) -> None:
+    saves = list(range(7, 7 * count + 1, 7))
+    events = kill_events(saves)
+    assert len(events) == min(3, count - 1)
+    assert len({event // 7 for event in events}) == len(events)
+    assert all(7 < event < 7 * count and event % 7 == 3 for event in events)

@@ -170,6 +170,28 @@ def test_an_own_optimizer_that_refuses_its_arguments(write_config: WriteConfig) 
     )
 
 
+@pytest.mark.parametrize("made", ["None", "[torch.zeros(1)]", "torch.zeros(1)"])
+def test_an_own_optimizer_that_is_none(write_config: WriteConfig, made: str) -> None:
+    found = problem(config_of(write_config, f"def optimizer(parameters):\n    return {made}\n"))
+    kind = {"N": "None", "[": "list", "t": "Tensor"}[made[0]]
+    assert found.what == f"optimizer returned {kind}, which is no optimizer"
+    assert found.where == "optimizer"
+    assert "torch.optim" in found.mend
+    assert problem(config_of(write_config, "optimizer = dict")).where == "optimizer_params"
+
+
+@pytest.mark.parametrize("made", ["None", "[optimizer]", "optimizer", "Steps()"])
+def test_an_own_scheduler_that_is_none(write_config: WriteConfig, made: str) -> None:
+    lines = (
+        f"class Steps:\n    def step(self): pass\ndef constant(optimizer):\n    return {made}\nscheduler = constant\n"
+    )
+    found = problem(config_of(write_config, lines))
+    kind = {"N": "None", "[": "list", "o": "Adam", "S": "Steps"}[made[0]]
+    assert found.what == f"constant returned {kind}, which is no scheduler"
+    assert found.where == "scheduler"
+    assert "load_state_dict" in found.mend
+
+
 def test_a_plateau_takes_training_where_there_is_no_validation(write_config: WriteConfig) -> None:
     config = config_of(write_config, scheduler="ReduceLROnPlateau", scheduler_params={"mode": "max"})
     scheduler = build_scheduler(config, optimizer_of(config))

@@ -175,6 +175,14 @@ def test_a_sample_without_mistakes_does_not_promise_perfection() -> None:
     assert all(row["f1"].low < 0.9 for row in evaluation.per_class)
 
 
+def test_the_kappa_of_a_model_that_always_says_the_same_may_be_below_zero() -> None:
+    labels = np.arange(50) % 2
+    kappa = evaluate_predictions(Given(labels, np.tile([0.9, 0.1], (50, 1)))).metrics["cohen_kappa"]
+    assert kappa.value == 0
+    assert kappa.low == pytest.approx(-kappa.high)
+    assert kappa.low < -0.1
+
+
 def test_the_ece_of_a_calibrated_model_may_be_zero() -> None:
     """Noise makes a measured ECE larger than the true one, and drawing again makes it larger still."""
     random = np.random.default_rng(0)

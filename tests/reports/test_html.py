@@ -68,7 +68,7 @@ def test_a_page_needs_nothing_but_itself_and_runs_nothing_but_its_scripts() -> N
     assert not found.named("link")
     assert not any("src" in attributes for attributes in found.named("script"))
     policy = next(str(each["content"]) for each in found.named("meta") if each.get("http-equiv"))
-    assert policy.startswith("default-src 'none'; img-src data: blob:; ")
+    assert policy.startswith("default-src 'none'; form-action 'none'; base-uri 'none'; img-src data: blob:; ")
     digests = re.findall(r"'sha256-([^']+)'", policy)
     code = found.scripts[1:]
     assert digests == [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in code]

@@ -28,6 +28,7 @@ from pochitrain.reports.comparison import (
     write_comparison,
 )
 from pochitrain.reports.evaluation import evaluate_predictions
+from pochitrain.tasks.calibrate import calibrate
 from pochitrain.tasks.compare import aligned, compare, read_history
 from tests.conftest import TINY, make_images, pochi
 from tests.reports.test_html import EVIL, Parsed
@@ -189,6 +190,17 @@ def test_other_images_can_be_given(two: dict[str, Any], tmp_path: Path) -> None:
     make_images(tmp_path / "new", {"ant": 2, "bee": 3}, seed=2)
     path = compare(two["ids"], two["work"], data=[str(tmp_path / "new")], output=tmp_path / "page.html")
     assert "Judged on the same 5 images" in path.read_text(encoding="utf-8")
+    assert "calibrated" not in Parsed(path.read_text(encoding="utf-8")).text
+
+
+def test_a_calibration_that_only_one_has_is_said(two: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(two["experiments"][1].dir, tmp_path / "copy")
+    calibrate(str(tmp_path / "copy"))
+    page = compare([two["ids"][0], str(tmp_path / "copy")], two["work"], output=tmp_path / "page.html")
+    assert "Only B answers with a calibrated confidence" in page.read_text(encoding="utf-8")
+    both = [str(tmp_path / "copy")] * 2
+    page = compare(both, two["work"], output=tmp_path / "page.html")
+    assert "calibrated confidence" not in Parsed(page.read_text(encoding="utf-8")).text
 
 
 def test_of_different_validation_data_the_common_images_are_judged_and_it_is_said(

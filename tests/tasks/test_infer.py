@@ -6,6 +6,7 @@ import csv
 import functools
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ from pochitrain.errors import ConfigError, DataError
 from pochitrain.experiment import Experiment
 from pochitrain.tasks.calibrate import calibrate
 from pochitrain.tasks.infer import Inferred, Wish, infer
+from pochitrain.tasks.judged import RESULTS
 from tests.conftest import TINY, make_images, pochi
 
 WriteConfig = Callable[..., Path]
@@ -441,27 +443,104 @@ def test_the_command_line(plain: Experiment, images: Path, tmp_path: Path) -> No
     assert "images/s" in done.stdout
 
 
-def test_exit_codes(
-    plain: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def table_of(page: str, section: str) -> list[list[str]]:
+    """Return the rows of the one table in a section of a page."""
+    text = (DOCS / page).read_text(encoding="utf-8").partition(f"## {section}\n")[2].partition("\n## ")[0]
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[1:]]
+
+
+@pytest.fixture(scope="module")
+def wrong(plain: Experiment, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return the folder that the wrong inputs lie in, and their arguments in the order of the documentation."""
+    root = tmp_path_factory.mktemp("wrong")
     for name in (plain.dir.name, plain.dir.name[:3] + "f" * 9):
-        shutil.copytree(plain.dir, tmp_path / "work_dirs" / "task" / "model" / name)
-    (tmp_path / "damaged.pt").write_bytes(plain.best_pt.read_bytes()[:-100])
-    for text, expected, message in (
-        ("zz", 2, "No experiment is meant by zz"),
-        (plain.id[:3], 2, "More than one experiment begins with"),
-        ("damaged.pt", 3, "The file is damaged"),
-    ):
-        assert run(functools.partial(app, ["infer", text])) == expected
-        assert message in capsys.readouterr().err
+        shutil.copytree(plain.dir, root / "work_dirs" / "task" / "model" / name)
+    shutil.copytree(plain.dir, root / "begun")
+    (root / "begun" / "best.pt").unlink()
+    (root / "damaged.pt").write_bytes(plain.best_pt.read_bytes()[:-100])
+    torch.save({"model": {}, "attack": functools.partial(os.mkdir, str(root / "sentinel"))}, root / "attack.pt")
+    torch.save({"weight": torch.zeros(2)}, root / "weights.pt")
+    make_images(root / "unknown", {"ant": 1, "bee": 1, "cat": 1, "dog": 1})
+    make_images(root / "subset", {"bee": 1, "cat": 1})
+    make_images(root / "foreign", {"cow": 1, "dog": 1})
+    make_images(root / "some", {"ant": 1, "bee": 1, "cat": 1})
+    (root / "empty").mkdir()
+    for name in ("all_broken/ant", "all_broken/bee", "all_broken/cat", "some/ant"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        (root / name / "broken.png").write_text("no image")
+    (root / "text.png").write_text("no image")
+    known = [str(plain.dir)]
+    arguments = [
+        ["zz"],
+        [plain.id[:3]],
+        ["nothing.pt"],
+        ["begun"],
+        ["damaged.pt"],
+        ["attack.pt"],
+        ["weights.pt"],
+        [*known, "unknown"],
+        [*known, "subset"],
+        [*known, "foreign"],
+        [*known, "empty"],
+        [*known, "all_broken"],
+        [*known, "text.png"],
+        [*known, "some"],
+        [*known, "nowhere"],
+        [*known, "--device", "cuda:99"],
+        [*known, "--target-precision", "0.9"],
+    ]
+    return {"root": root, "arguments": arguments}
+
+
+@pytest.mark.parametrize(
+    ("language", "page", "section"), [("en", "infer.md", "Wrong input"), ("ja", "infer.ja.md", "誤った入力")]
+)
+def test_wrong_input_is_told_as_documented(
+    wrong: dict[str, Any],
+    language: str,
+    page: str,
+    section: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("POCHI_LANG", language)
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.chdir(wrong["root"])
+    told = table_of(page, section)
+    assert len(told) == len(wrong["arguments"])
+    for (title, code, message), arguments in zip(told, wrong["arguments"], strict=True):
+        output = tmp_path / "out"
+        found = run(functools.partial(app, ["infer", *arguments, "--no-report", "--output", str(output)]))
+        said = "".join(capsys.readouterr())
+        assert found == int(code), f"{title}: {said}"
+        assert message.split("`")[1].strip("… ") in said, title
+        assert output.exists() == (found == 0), title
+        shutil.rmtree(output, ignore_errors=True)
+    assert not (wrong["root"] / "sentinel").exists()
+
+
+def test_both_languages_say_the_same() -> None:
+    for name in ("infer", "compare"):
+        pages = [(DOCS / f"{name}{end}.md").read_text(encoding="utf-8") for end in ("", ".ja")]
+        for kind in (r"^#+ ", r"^\| ", r"^- ", r"^```.*", r"^pochi [^#\n]*", r"`[a-z\d_./*-]+`"):
+            english, japanese = (sorted(re.findall(kind, text, re.MULTILINE)) for text in pages)
+            assert english == japanese
 
 
 def test_the_report_is_made(plain: Experiment, images: Path, tmp_path: Path) -> None:
     found = infer(str(plain.dir), Wish(output=tmp_path))
     assert found.report == tmp_path / "report.html"
     assert "shufflenet" in found.report.read_text(encoding="utf-8")
-    assert (tmp_path / "confusion_matrix.png").exists()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == set(RESULTS) - {"broken.csv", "thresholds.csv"}
+    judged(plain, tmp_path)
+    tables = {name for name in left if name.endswith((".csv", ".json"))}
+    assert {path.name for path in tmp_path.iterdir()} == tables, "no page stays beside newer numbers"
 
 
 # ---- calibration ----
@@ -493,7 +572,9 @@ def test_calibration_never_touches_the_model_and_is_used(
         judged(work, tmp_path / "out")
 
 
-def test_below_its_threshold_an_answer_is_unknown(plain: Experiment, images: Path, tmp_path: Path) -> None:
+def test_below_its_threshold_an_answer_is_unknown(
+    plain: Experiment, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     work = tmp_path / "work"
     shutil.copytree(plain.dir, work)
     with pytest.raises(ConfigError, match=r"(?s)need a calibrated model.*pochi calibrate"):
@@ -503,6 +584,10 @@ def test_below_its_threshold_an_answer_is_unknown(plain: Experiment, images: Pat
         work, tmp_path / "out", images=[images / "train"], target_precision=0.8, sort_into=tmp_path / "sorted"
     )
     lines, limits = rows(tmp_path / "out" / "predictions.csv"), rows(tmp_path / "out" / "thresholds.csv")
+    said = capsys.readouterr().out.partition("What the calibration found")[2]
+    for line in limits:
+        shown = f"{100 * float(line['calibration_coverage']):.2f} %"
+        assert any(row.split()[:1] == [line["class"]] and shown in row for row in said.splitlines()), line
     least = {line["class"]: float(line["threshold"] or "inf") for line in limits}
     for line in lines:
         sure = float(line["confidence"]) >= least[line["predicted"]]

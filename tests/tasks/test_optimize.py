@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import multiprocessing
 import os
 import re
 import signal
-import subprocess
-import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from optuna.pruners import BasePruner
 from scipy import stats
 
 from pochitrain import load_config, optimize, train
+from pochitrain.cli import app, run
 from pochitrain.errors import ConfigError, DiskError
 from pochitrain.experiment import find_experiments, read_manifest
+from pochitrain.history import TIMING
 from pochitrain.reports.trials import COMPLETE, FAILED, PRUNED
 from pochitrain.tasks.confirm import gain_interval
 from pochitrain.tasks.optimize import Searched
@@ -66,6 +71,30 @@ def results(searched: Searched) -> list[Any]:
     return [(row.state, row.values, row.point, row.epochs) for row in searched.rows]
 
 
+def epochs(metrics_csv: Path) -> list[dict[str, str]]:
+    """Return the rows of an experiment without what a clock measured."""
+    with metrics_csv.open(encoding="utf-8") as file:
+        return [{name: row[name] for name in row if name not in TIMING} for row in csv.DictReader(file)]
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute with so many threads in the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Run the command line in this process; return its exit code, and what it said."""
+    capsys.readouterr()
+    code = run(lambda **how: app([str(argument) for argument in arguments], **how))
+    return code, *capsys.readouterr()
+
+
 # --------------------------------------------------------------------------------------------------------- what it leaves
 
 
@@ -76,7 +105,8 @@ def searched(tmp_path_factory: pytest.TempPathFactory, images: Path) -> tuple[Se
     path = folder / "tiny_config.py"
     head = TINY.format(train=str(images / "train"), val=str(images / "val"), work_dir=str(folder / "work_dirs"))
     path.write_text(head + SCHEDULED + optuna(n_trials=8, n_jobs=2, keep_weights=2), encoding="utf-8")
-    return optimize(load_config(path)), path
+    with threads(2):
+        return optimize(load_config(path)), path
 
 
 def test_every_file_of_the_guide_is_there(searched: tuple[Searched, Path]) -> None:
@@ -113,6 +143,22 @@ def test_every_trial_is_an_experiment(searched: tuple[Searched, Path]) -> None:
         assert len(info.experiment.metrics_csv.read_text().splitlines()) == 1 + len(row["intermediate_values"])
 
 
+def test_trials_can_be_shown_and_compared(
+    searched: tuple[Searched, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, _path = searched
+    first = found.rows[0]
+    code, shown, err = command(capsys, "show", first.experiment[:8], "--work-dir", found.folder)
+    assert (code, err) == (0, "")
+    assert "trial-0000" in shown
+    kept = [file.parent.name for file in found.folder.rglob("best.pt")]
+    code, compared, err = command(
+        capsys, "compare", *kept, "--work-dir", found.folder, "--output", tmp_path / "compared.html"
+    )
+    assert (code, err) == (0, "")
+    assert "learning_rate" in compared
+
+
 def test_the_weights_of_the_best_few_stay(searched: tuple[Searched, Path]) -> None:
     found, _path = searched
     complete = [row for row in found.rows if row.state == COMPLETE and row.values]
@@ -125,7 +171,10 @@ def test_the_weights_of_the_best_few_stay(searched: tuple[Searched, Path]) -> No
 def test_the_optimized_config_gives_the_numbers_of_the_best_trial(searched: tuple[Searched, Path]) -> None:
     found, _path = searched
     assert found.best is not None
-    experiment, history, metric = train(load_config(found.folder / "optimized_config.py", {"epochs": 2}))
+    with threads(2):
+        config = load_config(found.folder / "optimized_config.py", {"epochs": 2})
+        assert torch.get_num_threads() == 1  # each of the two processes had one of two
+        experiment, history, metric = train(config)
     assert experiment.id == found.best.experiment
     assert metric == found.best.values[0]  # type: ignore[index]
     assert {record["epoch"]: record["val_accuracy"] for record in history} == found.best.epochs
@@ -140,8 +189,9 @@ def test_an_empty_search_space_is_training(write_config: WriteConfig, capsys: py
     assert [row.repeat_of for row in found.rows] == [None, 0, 0]
     (info,) = find_experiments(found.folder)
     assert info.experiment.id == trained.experiment.id
-    ours, theirs = (each.metrics_csv.read_text().splitlines() for each in (info.experiment, trained.experiment))
-    assert [line.split(",")[:-2] for line in ours] == [line.split(",")[:-2] for line in theirs]
+    ours, theirs = (epochs(each.metrics_csv) for each in (info.experiment, trained.experiment))
+    assert len(ours) == 2
+    assert ours == theirs
 
 
 def test_a_sequential_search_repeats_exactly(write_config: WriteConfig) -> None:
@@ -307,12 +357,10 @@ def train_epoch(run, epoch):
 """
 
 
-def start(path: Path, *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "pochitrain", "optimize", "-c", str(path), *more],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=path.parent, start_new_session=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+def search_elsewhere(path: Path, output: Path | None = None) -> None:
+    """Search; to be called in a process that was forked with torch in it."""
+    os.chdir(path.parent)
+    optimize(load_config(path), output)
 
 
 def hold(path: Path) -> None:
@@ -320,13 +368,20 @@ def hold(path: Path) -> None:
     (path.parent / "held").unlink(missing_ok=True)
 
 
-def wait_until_held(process: subprocess.Popen[str], path: Path) -> None:
-    for _attempt in range(3000):
+def wait_until_held(path: Path) -> None:
+    for _attempt in range(6000):
         if (path.parent / "held").exists():
             return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+        time.sleep(0.01)
     raise AssertionError("no trial was held")
+
+
+def interrupt(path: Path) -> None:
+    """Do as Ctrl+C does while a trial is held, and let it go on when the signal must have reached it."""
+    wait_until_held(path)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.5)
+    (path.parent / "hold").unlink()
 
 
 def alive(text: str) -> list[int]:
@@ -342,7 +397,7 @@ def alive(text: str) -> list[int]:
 
 
 def test_a_search_that_was_stopped_and_killed_goes_on_as_if_nothing_had_been(
-    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Ctrl+C in a trial, SIGKILL of everything in a trial, and then the same call to the end."""
     monkeypatch.chdir(tmp_path)
@@ -350,27 +405,25 @@ def test_a_search_that_was_stopped_and_killed_goes_on_as_if_nothing_had_been(
     lines = SLOW + optuna(SEEDS, n_trials=6, pruner=None, storage=storage, **LOSS)
     path = write_config(lines)
     hold(path)
-    process = start(path)
-    wait_until_held(process, path)
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.5)  # the signal reaches the worker, whose own epoch nobody can interrupt
-    (path.parent / "hold").unlink()
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    ctrl_c = threading.Thread(target=interrupt, args=(path,))
+    ctrl_c.start()
+    code, _out, err = command(capsys, "optimize", "-c", path)
+    ctrl_c.join()
+    assert code == 130
     assert "Traceback" not in err
     assert "all files are written" in err
     assert "the same command continues" in err
-    assert "\x1b" not in out
     folder = tmp_path / "work_dirs" / "optuna_results"
     assert {file.name for file in folder.iterdir() if file.is_file()} == FILES
     assert statistics(folder)["status"] == "stopped"
     assert [row["state"] for row in trials(folder)][-1] == "INTERRUPTED"
 
     hold(path)
-    process = start(path)
-    wait_until_held(process, path)
+    process = multiprocessing.get_context("forkserver").Process(target=search_elsewhere, args=(path,), daemon=False)
+    process.start()
+    wait_until_held(path)
     process.kill()
-    process.communicate(timeout=60)
+    process.join()
     for _attempt in range(200):
         if not alive(str(tmp_path)):
             break
@@ -396,9 +449,8 @@ def test_a_search_that_was_stopped_and_killed_goes_on_as_if_nothing_had_been(
 
 def test_the_command_says_what_it_does_in_plain_lines(write_config: WriteConfig, tmp_path: Path) -> None:
     path = write_config(SCHEDULED + optuna(n_jobs=2))
-    done = pochi(
-        "optimize", "-c", path, "--n-trials", 2, "--output", tmp_path / "mine", "--set", "seed=7", cwd=tmp_path
-    )
+    mine = tmp_path / "mine"
+    done = pochi("optimize", "-c", path, "--n-trials", 2, "--output", mine, "--set", "seed=7", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     lines = done.stdout.splitlines()
@@ -406,19 +458,19 @@ def test_the_command_says_what_it_does_in_plain_lines(write_config: WriteConfig,
     assert any(line.startswith("  learning_rate  0.001 … 0.1 (logarithmic)") for line in lines)
     assert sum(re.match(r"trial \d   val_accuracy ", line) is not None for line in lines) == 2
     assert "\x1b" not in done.stdout
-    assert len(trials(tmp_path / "mine")) == 2
-    assert "seed = 7\n" in (tmp_path / "mine" / "optimized_config.py").read_text()
-    shown = pochi("show", trials(tmp_path / "mine")[0]["experiment"][:8], "--work-dir", tmp_path / "mine", cwd=tmp_path)
-    assert "trial-0000" in shown.stdout, shown.stderr
+    assert len(trials(mine)) == 2
+    assert "seed = 7\n" in (mine / "optimized_config.py").read_text()
 
 
-def test_a_wrong_search_space_leaves_nothing_behind(write_config: WriteConfig, tmp_path: Path) -> None:
+def test_a_wrong_search_space_leaves_nothing_behind(
+    write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write_config(optuna({"lerning_rate": RATE}))
-    done = pochi("optimize", "-c", path, cwd=tmp_path)
-    assert done.returncode == 2
-    assert "lerning_rate is no setting" in done.stderr
-    assert "did you mean learning_rate?" in done.stderr
-    assert f"{path}:" in done.stderr
+    code, out, err = command(capsys, "optimize", "-c", path)
+    assert (code, out) == (2, "")
+    assert "lerning_rate is no setting" in err
+    assert "did you mean learning_rate?" in err
+    assert f"{path}:" in err
     assert not (tmp_path / "work_dirs").exists()
 
 
@@ -462,8 +514,18 @@ def train_epoch(run, epoch):
 
 
 def test_no_trial_begins_after_the_time_limit(write_config: WriteConfig) -> None:
-    found = optimize(load_config(write_config(SCHEDULED + optuna(n_trials=50, timeout_minutes=0.03))))
-    assert 1 <= len(found.rows) < 50
+    lines = """
+import time
+def train_epoch(run, epoch):
+    time.sleep(0.1)
+    return {"train_loss": 1.0, "train_accuracy": 0.0}
+"""
+    goal = optuna(
+        {"learning_rate": RATE}, n_trials=100, timeout_minutes=0.01, pruner=None
+    )  # trials for 20 s, 0.6 s for them
+    found = optimize(load_config(write_config(lines + goal)))
+    assert 1 <= len(found.rows) < 100
+    assert {(row.state, len(row.epochs)) for row in found.rows} == {(COMPLETE, 2)}  # what has begun is finished
 
 
 def test_workers_take_the_gpus_in_turn() -> None:

@@ -20,6 +20,7 @@ from pochitrain.engine.checkpoint import Checkpoints
 from pochitrain.experiment import Experiment
 from pochitrain.history import TIMING
 from tests.conftest import make_images, pochi
+from tests.faults.lives import Life, command, live
 
 WriteConfig = Callable[..., Path]
 
@@ -124,10 +125,29 @@ def test_what_changed_makes_a_new_experiment_and_is_named(
     assert "data.train +1 −1 ~" in capsys.readouterr().out
 
 
+def test_the_nearest_experiment_may_be_of_another_task_but_the_own_one_is_preferred(
+    write_config: WriteConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def new(lines: str) -> str:
+        train(load_config(write_config("epochs = 1\nval_data_root = None\n" + lines)))
+        said = capsys.readouterr().out
+        return "".join(line for line in said.splitlines() if line.startswith("new because"))
+
+    assert new("seed = 1\ntask = 'a'") == ""
+    assert new("seed = 2\ntask = 'b'").startswith("new because seed 1 → 2 (nearest: ")
+    assert new("seed = 3\ntask = 'b'").startswith("new because seed 2 → 3 (nearest: ")
+    assert new("seed = 4\ntask = 'a'").startswith("new because seed 1 → 4 (nearest: ")
+    assert new("seed = 3\nbatch_size = 5\ntask = 'c'").startswith("new because batch_size 4 → 5 (nearest: ")
+
+
 @pytest.mark.parametrize(
     "lines",
     [
         "num_workers = 2",
+        "num_workers = 0",
+        "cache = 'off'",
+        "cache = 'disk'",
+        "cache_gb = 1e-6",
         "pin_memory = True",
         "enable_gradient_tracking = True",
         "enable_tensorboard = True",
@@ -163,12 +183,11 @@ def test_labels_are_kept_and_can_be_changed_later(write_config: WriteConfig) -> 
 
 
 def test_enforced_tags_are_asked_for_or_refused(write_config: WriteConfig, tmp_path: Path) -> None:
-    path = write_config("enforce_tags = True")
-    refused = pochi("train", "-c", path, cwd=tmp_path)
-    assert refused.returncode == 2
-    assert "--tag" in refused.stderr
+    path, said = write_config("enforce_tags = True"), tmp_path / "said.txt"
+    assert live(command("train", "-c", path, cwd=tmp_path), said) == 2
+    assert "--tag" in said.read_text()
     assert not (tmp_path / "work_dirs").exists()
-    assert pochi("train", "-c", path, "--tag", "first", cwd=tmp_path).returncode == 0
+    assert live(command("train", "-c", path, "--tag", "first", cwd=tmp_path), said) == 0
     listed = pochi("list", cwd=tmp_path)
     assert listed.stdout.splitlines()[1].endswith("\tfirst")
 
@@ -212,43 +231,32 @@ SLOW = """
 import os, time
 class Slow:
     def __call__(self, image):
-        time.sleep(30 if os.path.exists("hang") else 0.03)
+        time.sleep(30 if os.path.exists("hang") else 0.03 if os.path.exists("slow") else 0)
         return transforms.ToTensor()(image)
 train_transform = Slow()
 epochs = 3
 """
 
 
-def start_slow(write_config: WriteConfig, tmp_path: Path, **more: object) -> tuple[subprocess.Popen[str], Path]:
-    path = write_config(SLOW)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pochitrain", "train", "-c", str(path)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
-    return process, path
-
-
-def wait_for(process: subprocess.Popen[str], text: str) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        if text in line:
-            return
-    raise AssertionError(process.communicate())
+def start_slow(path: Path, tmp_path: Path) -> Life:
+    """Return a process in the second of its three epochs, which takes most of a second."""
+    (tmp_path / "slow").touch()
+    life = Life(command("train", "-c", path, cwd=tmp_path), tmp_path / "said.txt")
+    life.wait_for("epoch 1/3")
+    return life
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_signal_saves_and_the_same_command_continues_to_the_bit(
     write_config: WriteConfig, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    process, path = start_slow(write_config, tmp_path)
-    wait_for(process, "epoch 1/3")
+    path = write_config(SLOW)
+    life = start_slow(path, tmp_path)
     time.sleep(0.3)
-    process.send_signal(number)
-    _out, err = process.communicate(timeout=30)
-    assert process.returncode == code
-    assert "Traceback" not in err
-    assert "saved" in err
+    life.send(number)
+    assert life.end() == code
+    assert "Traceback" not in life.said
+    assert "saved" in life.said
     stopped = state(only_experiment(tmp_path / "work_dirs"))
     assert stopped["epoch"] == 1
     assert stopped["step"] > 0  # type: ignore[operator]
@@ -259,23 +267,22 @@ def test_a_signal_saves_and_the_same_command_continues_to_the_bit(
 
 
 def test_a_second_signal_leaves_at_once(write_config: WriteConfig, tmp_path: Path) -> None:
-    process, _path = start_slow(write_config, tmp_path)
-    wait_for(process, "epoch 1/3")
+    life = start_slow(write_config(SLOW), tmp_path)
     (tmp_path / "hang").touch()
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
-    assert process.poll() is None  # it sleeps in the transform
-    started = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
-    assert process.returncode == 130
-    assert time.monotonic() - started < 2
+    time.sleep(0.1)
+    life.send(signal.SIGINT)
+    time.sleep(0.1)
+    assert life.running  # it sleeps in the transform
+    life.send(signal.SIGINT)
+    assert life.end(2) == 130
     assert state(only_experiment(tmp_path / "work_dirs"))["epoch"] == 1
 
 
 def test_a_closed_pipe_does_not_stop_the_training(write_config: WriteConfig, tmp_path: Path) -> None:
-    process, _path = start_slow(write_config, tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pochitrain", "train", "-c", str(write_config("epochs = 3"))],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
@@ -287,13 +294,13 @@ def test_a_closed_pipe_does_not_stop_the_training(write_config: WriteConfig, tmp
 
 
 def test_two_starts_at_once_train_once(write_config: WriteConfig, tmp_path: Path) -> None:
-    process, path = start_slow(write_config, tmp_path)
-    wait_for(process, "epoch 1/3")
+    path, second, third = write_config(SLOW), tmp_path / "second.txt", tmp_path / "third.txt"
+    first = start_slow(path, tmp_path)
     (tmp_path / "hang").touch()
-    second = pochi("train", "-c", path, cwd=tmp_path)
-    assert second.returncode == 75
-    assert str(process.pid) in second.stderr
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    (tmp_path / "hang").unlink()
-    assert pochi("train", "-c", path, cwd=tmp_path).returncode == 0
+    assert live(command("train", "-c", path, cwd=tmp_path), second) == 75
+    assert f"process {first.pid} on" in second.read_text()
+    first.send(signal.SIGKILL)
+    first.end()
+    for name in ("hang", "slow"):
+        (tmp_path / name).unlink()
+    assert live(command("train", "-c", path, cwd=tmp_path), third) == 0, third.read_text()

@@ -59,7 +59,11 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 function themed(layout) {
   const colors = getComputedStyle(document.documentElement);
   const [ink, line] = [colors.getPropertyValue("--ink").trim(), colors.getPropertyValue("--line").trim()];
-  const base = { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink, size: 12, family: getComputedStyle(document.body).fontFamily } };
+  const base = {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    font: { color: ink, size: 12, family: getComputedStyle(document.body).fontFamily },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: colors.getPropertyValue("--muted").trim(), activecolor: ink },
+  };
   const made = { ...base, ...layout };
   for (const key of Object.keys(layout)) {
     if (/^[xy]axis/.test(key)) made[key] = { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true, ...layout[key] };
@@ -67,7 +71,10 @@ function themed(layout) {
   return made;
 }
 
-const chartOptions = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+const chartOptions = {
+  displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+  showSendToCloud: false, plotlyServerURL: "", // what was judged stays here: no button sends it away
+};
 
 function drawCharts() {
   for (const [id, figure] of Object.entries(page.charts ?? {})) {

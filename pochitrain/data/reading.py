@@ -1,0 +1,271 @@
+"""Samples: an image by its number, made of decoder, cache and transform, the same to the bit however it is made.
+
+A sample is asked for by (epoch, index), so that a worker process knows both without being told anything else, and
+augmentation follows from (seed, epoch, index) alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pochitrain.config.source import is_user_code
+from pochitrain.data.decode import decode_image
+from pochitrain.data.pipeline import Plan, from_pixels, plan_of, to_pixels
+from pochitrain.data.store import KINDS, Place, Store
+from pochitrain.errors import DataError
+from pochitrain.locale import _
+from pochitrain.randomness import seed_everything
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A sample that could not be made; it travels from a worker in the place of the sample."""
+
+    index: int
+    reason: str
+    mend: str = ""  # given when it is not a matter of one bad file: `on_bad_image` does not apply
+
+
+Sample = tuple[Tensor, int, int]  # image (3, H, W), label, index
+Batch = tuple[Tensor, Tensor, list[Failure]]  # images (n, 3, H, W), of 8 bits when `Plan.finish` is to come
+
+
+class Samples(Dataset[Any]):
+    """What the loaders read: (epoch, index) → (image, label) or Failure.
+
+    Args:
+        items: the user's data set, or paths with `labels`.
+        transform: applied to PIL images; what is no PIL image is taken as it is.
+        purpose: "augment" makes the draws differ from epoch to epoch, "val" keeps them the same in every epoch.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Any] | Dataset[Any],
+        labels: Sequence[int] | None,
+        transform: Callable[[Any], Any],
+        seed: int,
+        purpose: str,
+    ) -> None:
+        self.items, self.labels, self.transform, self.seed, self.purpose = items, labels, transform, seed, purpose
+        self.plan = plan_of(transform) if labels is not None else Plan(each=(transform,))
+        self.store: Store | None = None
+        self.places: list[Place | None] = []  # where images lie in the store, once known
+        self.ahead: Ahead | None = None
+        self.at: Any = [-1]  # the index that is being read; a loading process has its place in an array for all to see
+        self.place = 0
+
+    def confirm_plan(self, indices: Sequence[int], device: torch.device) -> None:
+        """Do the transform as it is written where its plan gives other bits, on these images or on this device."""
+        if self.plan.finish is not None and not self.plan.finish.exact(device):
+            self.plan = Plan(self.plan.once, (*self.plan.each, *self.plan.finish.tail))
+        if not self.plan.once and self.plan.finish is None:
+            return
+        for index in indices:
+            planned = self[(1, index)]
+            self._seed(1, index)
+            try:
+                plain = self.transform(decode_image(self.items[index]))
+            except Exception:  # the plan raises it as well, and `__getitem__` tells it
+                return
+            if isinstance(planned, Failure) or not _same(planned[0], plain):
+                self.plan = Plan(each=(self.transform,))
+                return
+
+    def keep_in(self, store: Store | None) -> None:
+        """Keep what is the same in every epoch in a store."""
+        self.store, self.places = store, [None] * len(self)
+
+    def __len__(self) -> int:
+        return len(self.items)  # type: ignore[arg-type]
+
+    def __getitem__(self, position: tuple[int, int]) -> Sample | Failure:
+        """Return one sample, finished."""
+        sample = self._sample(*position)
+        if isinstance(sample, Failure) or self.plan.finish is None:
+            return sample
+        image, label, index = sample
+        return self.plan.finish(self.plan.finish.stack([image]))[0], label, index
+
+    def __getitems__(self, positions: Sequence[tuple[int, int]]) -> Batch:
+        """Return a batch; `Plan.finish` is left to whoever has it on the device of the model."""
+        return self._stored_batch(positions) or collate([self._sample(*p) for p in positions], self.plan)
+
+    def prepare(self, index: int) -> Any:
+        """Return the image after the steps that are the same in every epoch, and keep it. Safe in threads."""
+        if self.store is None or self.labels is None:
+            return self.plan.prepare(decode_image(self.items[index]))
+        made: list[Any] = []
+
+        def make() -> Any:
+            made.append(self.plan.prepare(decode_image(self.items[index])))
+            return to_pixels(made[0])
+
+        place = self.places[index]
+        with contextlib.suppress(OSError):  # a damaged store, or a file that is gone: the decoder says what is wrong
+            place = place or self.store.image(self.items[index], make)
+            if place is not None and not made:
+                image = from_pixels(KINDS[place.kind], self.store.read(place))
+                self.places[index] = place
+                return image
+        if not made:
+            make()
+        self.places[index] = place
+        return made[0]
+
+    def _sample(self, epoch: int, index: int) -> Sample | Failure:
+        self.at[self.place] = index
+        try:
+            if self.labels is None:
+                self._seed(epoch, index)
+                image, label = self.items[index]
+                if isinstance(image, Image.Image):
+                    image = self.plan.draw(image)
+                return image, int(label), index
+            image = self.ahead.take(index) if self.ahead else self.prepare(index)
+            if self.plan.each:
+                self._seed(epoch, index)
+            return self.plan.draw(image), self.labels[index], index
+        except Exception as error:  # whatever a user's transform or data set raises is told with its sample
+            reason = error.problems[0].what if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
+            return Failure(index, reason)
+        finally:
+            self.at[self.place] = -1
+
+    def _seed(self, epoch: int, index: int) -> None:
+        seed_everything(self.seed, self.purpose, epoch if self.purpose == "augment" else 0, index)
+
+    def _stored_batch(self, positions: Sequence[tuple[int, int]]) -> Batch | None:
+        """Return a batch that lies ready in the store, None when it does not: nothing is drawn, one size, all there."""
+        finish, indices = self.plan.finish, [index for _epoch, index in positions]
+        if self.store is None or self.labels is None or self.plan.each or finish is None:
+            return None
+        places = [self.places[index] for index in indices]
+        first = places[0]
+        if first is None or any(p is None or p[1:4] != first[1:4] for p in places):
+            return None
+        if (KINDS[first.kind] == "RGB") != finish.takes_pil:
+            return None
+        pixels = np.empty((len(places), *first.shape), dtype=np.uint8)
+        try:
+            for place, image in zip(places, pixels, strict=True):
+                assert place is not None
+                self.store.read_into(place, image)
+        except OSError:  # damaged: made again, one by one
+            return None
+        return finish.arrange(torch.from_numpy(pixels)), torch.tensor([self.labels[i] for i in indices]), []
+
+    def name(self, index: int) -> str:
+        """Return what a reader calls a sample: its path, or its place in the user's data set."""
+        return str(self.items[index]) if self.labels is not None else _("sample {index}", index=index)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Reached when a worker is spawned, not forked. The user's functions live in modules that the new process
+        # cannot import (a config file, a lambda), so they travel by value.
+        with contextlib.ExitStack() as stack:
+            for module in _own_modules():
+                cloudpickle.register_pickle_by_value(module)
+                stack.callback(cloudpickle.unregister_pickle_by_value, module)
+            return _restore, (cloudpickle.dumps({**vars(self), "ahead": None}),)
+
+
+def _same(planned: Any, plain: Any) -> bool:
+    if not (isinstance(planned, Tensor) and isinstance(plain, Tensor)):
+        return type(planned) is type(plain)
+    return planned.dtype == plain.dtype and torch.equal(planned, plain.as_subclass(Tensor))
+
+
+def _own_modules() -> list[ModuleType]:
+    """Return the user's modules, which a new process would look for in vain; cloudpickle itself sees to `__main__`."""
+    return [
+        module
+        for name, module in list(sys.modules.items())
+        if isinstance(module, ModuleType) and name == module.__name__ != "__main__" and is_user_code(module)
+    ]
+
+
+def _restore(state: bytes) -> Samples:
+    samples = Samples.__new__(Samples)
+    vars(samples).update(cloudpickle.loads(state))
+    return samples
+
+
+def collate(samples: Sequence[Sample | Failure], plan: Plan) -> Batch:
+    """Return the batch of the samples that could be made, and the failures."""
+    failures = [sample for sample in samples if isinstance(sample, Failure)]
+    good = [sample for sample in samples if not isinstance(sample, Failure)]
+    if foreign := [sample for sample in good if not isinstance(sample[0], Tensor)]:
+        mend = _("let the transform end with transforms.ToTensor()")
+        reason = _("the transform gave {kind}, not a tensor", kind=type(foreign[0][0]).__name__)
+        failures, good = [Failure(index, reason, mend) for _image, _label, index in foreign], []
+    odd = next((sample for sample in good if sample[0].shape != good[0][0].shape), None)
+    if odd is not None:
+        shapes = tuple(good[0][0].shape), tuple(odd[0].shape)
+        reason = _("images of different sizes do not stack: {a} and {b}", a=shapes[0], b=shapes[1])
+        mend = _("add a Resize to the transform")
+        failures, good = [Failure(index, reason, mend) for _image, _label, index in (good[0], odd)], []
+    if not good:
+        return torch.empty(0), torch.empty(0, dtype=torch.int64), failures
+    images = [image for image, _label, _index in good]
+    batch = plan.finish.stack(images) if plan.finish else torch.stack(images)
+    return batch, torch.tensor([label for _image, label, _index in good]), failures
+
+
+class Ahead:
+    """Threads that prepare the images that come next, while the model computes on those before.
+
+    Only decoding and the steps that draw nothing are done there: random numbers are drawn in one thread, in order.
+    """
+
+    def __init__(self, samples: Samples, threads: int, images: int) -> None:
+        self.samples, self.images = samples, images
+        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self.coming: deque[int] = deque()
+        self.begun: dict[int, Future[Any]] = {}
+
+    def begin(self, indices: Iterable[int]) -> None:
+        """Begin with the images of an epoch, in their order; those that lie in the store need no preparation."""
+        self.forget()
+        self.coming.extend(index for index in indices if not self._is_there(index))
+        self._top_up()
+
+    def take(self, index: int) -> Any:
+        """Return a prepared image; raises what its preparation raised."""
+        future = self.begun.pop(index, None)
+        self._top_up()
+        return self.samples.prepare(index) if future is None else future.result()
+
+    def forget(self) -> None:
+        """Let go of what was prepared and is not wanted any more."""
+        self.coming.clear()
+        for future in self.begun.values():
+            future.cancel()
+        self.begun.clear()
+
+    def close(self) -> None:
+        """End the threads."""
+        self.forget()
+        self.pool.shutdown(wait=True)
+
+    def _is_there(self, index: int) -> bool:
+        return self.samples.store is not None and self.samples.places[index] is not None
+
+    def _top_up(self) -> None:
+        while self.coming and len(self.begun) < self.images:
+            index = self.coming.popleft()
+            if index not in self.begun:
+                self.begun[index] = self.pool.submit(self.samples.prepare, index)

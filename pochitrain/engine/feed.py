@@ -1,0 +1,143 @@
+"""From settings and data to loaders: the cache, the processes and the threads that suit this machine."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pochitrain.config.schema import Config
+from pochitrain.data.cache import open_store
+from pochitrain.data.loaders import Loader
+from pochitrain.data.pipeline import to_pixels
+from pochitrain.data.reading import Failure, Samples
+from pochitrain.data.source import Split
+from pochitrain.data.store import Store
+from pochitrain.errors import ConfigError, DataError
+from pochitrain.locale import _
+
+_MOST_PROCESSES = 16
+_READY_BYTES = 256_000_000  # of images that threads may have ready
+
+
+def build_loader(config: Config, split: Split, purpose: str, device: torch.device, channels_last: bool) -> Loader:
+    """Return the loader of a split, tried on images of the most different shapes.
+
+    Args:
+        purpose: "augment" for training, "val" for validation.
+
+    Raises:
+        ConfigError: the transform gives no float tensor (3, H, W), or tensors of different sizes.
+        DataError: it fails on an image.
+    """
+    setting = "train_transform" if purpose == "augment" else "val_transform"
+    samples = Samples(split.items, split.labels, getattr(config, setting), config.seed, purpose)
+    samples.confirm_plan(split.extremes, device)
+    size = image_bytes(samples)
+    if size and config.epochs > 1:
+        samples.keep_in(open_store(config.cache, samples.plan.once, len(samples), size, config.cache_gb))
+    loader = Loader(
+        samples,
+        batch_size=config.batch_size,
+        shuffle=purpose == "augment",
+        workers=choose_workers(config.num_workers, samples, size, device),
+        device=device,
+        channels_last=channels_last,
+        pin_memory=device.type == "cuda" and config.pin_memory is not False,
+        timeout_seconds=config.worker_timeout_seconds,
+        skip_failures=config.on_bad_image == "skip",
+        threads=decoding_threads(),
+        ahead=images_ahead(config.batch_size, size),
+    )
+    _probe_images(loader, split, setting)
+    return loader
+
+
+def choose_workers(wanted: int | None, samples: Samples, size: int, device: torch.device) -> int:
+    """Return how many processes load images: what was asked for, else so many that the model need not wait.
+
+    Threads decode in any case. Processes are for what is done for each image in each epoch, and cost start-up and
+    copies: a model on the CPU uses every core itself, and images that lie ready in the cache are read faster without
+    them (`benchmarks/data_path.py`).
+    """
+    if wanted is not None:
+        return wanted
+    ready = not samples.plan.each and fits(samples.store, len(samples), size)
+    cores = os.cpu_count() or 1
+    return 0 if ready else min(cores // 4 if device.type == "cpu" else cores - 1, _MOST_PROCESSES)
+
+
+def fits(store: Store | None, count: int, size: int) -> bool:
+    return store is not None and count * size <= store.limit_bytes
+
+
+def decoding_threads() -> int:
+    return min(os.cpu_count() or 1, 8)
+
+
+def images_ahead(batch_size: int, size: int) -> int:
+    """Return how many images threads may have ready: two batches, unless the images are large."""
+    return max(min(2 * batch_size, _READY_BYTES // max(size, 1)), decoding_threads())
+
+
+def image_bytes(samples: Samples, tried: int = 4) -> int:
+    """Return the mean size of the images as a cache holds them, from a few of them; 0 when it cannot hold them."""
+    if samples.labels is None or len(samples) == 0:
+        return 0
+    sizes = []
+    for index in sorted({len(samples) * place // tried for place in range(tried)}):
+        try:
+            pixels = to_pixels(samples.prepare(index))
+        except Exception:  # whatever a step of the user's raises is told when its image is read
+            continue
+        if pixels is None:
+            return 0
+        sizes.append(pixels[1].nbytes)
+    return sum(sizes) // len(sizes) if sizes else 0
+
+
+def _probe_images(loader: Loader, split: Split, setting: str) -> None:
+    """Pass the images of the most different shapes through the transform.
+
+    Raises:
+        ConfigError: the transform gives no float tensor (3, H, W), or tensors of different sizes.
+    """
+    images = []
+    for index in split.extremes:
+        sample = loader.samples[(1, index)]
+        if isinstance(sample, Failure):
+            raise DataError(
+                _("{setting} fails on an image: {reason}", setting=setting, reason=sample.reason),
+                loader.samples.name(index),
+                _("correct the transform, or mend the file"),
+            )
+        image = sample[0]
+        if not (isinstance(image, Tensor) and image.is_floating_point() and image.ndim == 3 and image.shape[0] == 3):
+            given = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+            gives = _("gives {given}", given=given)
+            raise ConfigError(
+                _("transforms.ToTensor() is required: without it the images are no float tensors (3, H, W)"),
+                f"{setting} ({gives})",
+                _(
+                    "put transforms.ToTensor() (v2: ToImage() and ToDtype(torch.float32, scale=True)) "
+                    "into the transform"
+                ),
+            )
+        images.append((image, index))
+    odd = next(((image, index) for image, index in images if image.shape != images[0][0].shape), None)
+    if odd is not None:
+        raise ConfigError(
+            _("The images have different sizes after {setting} and do not stack", setting=setting),
+            f"{loader.samples.name(images[0][1])} {tuple(images[0][0].shape)}\n"
+            f"         {loader.samples.name(odd[1])} {tuple(odd[0].shape)}",
+            _("add a Resize: transforms.Resize((224, 224)), or Resize(256) and CenterCrop(224)"),
+        )
+
+
+def example(loader: Loader, split: Split) -> Tensor:
+    """Return one image as a batch (1, 3, H, W)."""
+    sample: Any = loader.samples[(1, split.extremes[0])]
+    image: Tensor = sample[0]
+    return image.unsqueeze(0)

@@ -1,0 +1,38 @@
+"""What the command line has against its arguments, in the reader's words: typer says it in English alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from pochitrain.errors import Problem
+from pochitrain.locale import _
+
+# What typer says, in any of its versions, and what we say.
+_WORDS: dict[str, Callable[..., str]] = {
+    r"No such command '(?P<name>.*?)'": lambda name: _("There is no command {name}", name=name),
+    r"No such option: (?P<name>\S+)": lambda name: _("There is no option {name}", name=name),
+    r"Missing (?:argument|option) '(?P<name>.*?)'": lambda name: _("{name} is missing", name=name),
+    r"Got unexpected extra argument\S* \((?P<names>.*)\)": lambda names: _("Not understood: {names}", names=names),
+    r"Option '(?P<name>.*?)' requires an": lambda name: _("{name} needs a value", name=name),
+    r"Option '(?P<name>.*?)' does not take": lambda name: _("{name} takes no value", name=name),
+    r"Invalid value for '(?P<name>.*?)': .*valid int": lambda name: _("{name} takes an integer", name=name),
+    r"Invalid value for '(?P<name>.*?)': .*valid (?:number|float)": lambda name: _("{name} takes a number", name=name),
+    r"Invalid value for '(?P<name>.*?)': .*(?:equal to |x>=)(?P<least>\d+)": lambda name, least: _(
+        "{name} is at least {least}", name=name, least=least
+    ),
+}
+
+
+def usage_problem(error: Any) -> Problem:
+    """Return an error of typer's (anything with `format_message`) as what, where and how to mend it."""
+    message = error.format_message()
+    command = error.ctx.command_path if getattr(error, "ctx", None) else ""  # some do not know theirs
+    found = next((match for pattern in _WORDS if (match := re.match(pattern, message))), None)
+    if found is None:
+        return Problem(message)
+    mend = _("see {command} --help", command=command) if command else ""
+    if near := re.search(r"(?:Did you mean|Possible options:) (.+?)[?)]", message):
+        mend = _("did you mean {near}?", near=near[1].replace("'", ""))
+    return Problem(_WORDS[found.re.pattern](**found.groupdict()), command, mend)

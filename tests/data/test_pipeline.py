@@ -1,0 +1,267 @@
+"""However a batch is made (cached or not, in processes or threads, whole or image by image), it is the same to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor, nn
+from torchvision import transforms as v1
+from torchvision.transforms import v2
+
+from pochitrain import deterministic
+from pochitrain.data import cache
+from pochitrain.data.cache import disk_store, memory_store, pipeline_key
+from pochitrain.data.decode import decode_image
+from pochitrain.data.loaders import Loader
+from pochitrain.data.pipeline import plan_of
+from pochitrain.data.reading import Samples
+from pochitrain.data.store import Store
+from pochitrain.engine.predict import predict
+from pochitrain.randomness import permutation, seed_everything
+from tests.data import zoo
+from tests.data.pictures import picture
+
+CPU = torch.device("cpu")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This DataLoader will create"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+]
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+V2_END = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+
+
+@deterministic
+def sharpened(image: Image.Image) -> Image.Image:
+    return image.filter(ImageFilter.SHARPEN)
+
+
+# transform → how many steps are done (once per image, per image and epoch), and whether whole batches are finished
+PIPELINES: dict[str, tuple[Any, tuple[int, int, bool]]] = {
+    "ToTensor alone": (v1.Compose([v1.Resize((20, 20)), v1.ToTensor()]), (1, 0, True)),
+    "validation": (
+        v1.Compose([v1.Resize(24), v1.CenterCrop(20), v1.ToTensor(), v1.Normalize(MEAN, STD)]), (2, 0, True),
+    ),
+    "grey": (
+        v1.Compose([v1.Grayscale(3), v1.Resize((20, 22)), v1.ToTensor(), v1.Normalize([0.5], [0.5])]), (2, 0, True),
+    ),
+    "padded and flipped": (
+        v1.Compose([
+            v1.Resize((20, 20)), v1.Pad(2), v1.RandomCrop(20), v1.RandomHorizontalFlip(), v1.ToTensor(),
+            v1.Normalize(MEAN, STD),
+        ]), (2, 2, True),
+    ),
+    "random crop": (
+        v1.Compose([
+            v1.RandomResizedCrop(16), v1.RandomHorizontalFlip(), v1.ColorJitter(0.2, 0.2, 0.2, 0.1), v1.ToTensor(),
+            v1.Normalize(MEAN, STD),
+        ]), (0, 3, True),
+    ),
+    "erasing": (
+        v1.Compose([v1.Resize((20, 20)), v1.ToTensor(), v1.Normalize(MEAN, STD), v1.RandomErasing(0.5)]), (1, 3, False),
+    ),
+    "random choice": (
+        v1.Compose([
+            v1.Resize((20, 20)), v1.RandomChoice([v1.RandomRotation(20), v1.RandomHorizontalFlip(1.0)]),
+            v1.RandomApply([v1.GaussianBlur(3)]), v1.ToTensor(),
+        ]), (1, 2, True),
+    ),
+    "autoaugment": (v1.Compose([v1.Resize((20, 20)), v1.TrivialAugmentWide(), v1.ToTensor()]), (1, 1, True)),
+    "nested": (
+        v1.Compose([v1.Compose([v1.Resize((20, 20))]), nn.Sequential(v1.CenterCrop(16)), v1.ToTensor()]), (2, 0, True),
+    ),
+    "dtype": (
+        v1.Compose([v1.Resize((20, 20)), v1.PILToTensor(), v1.ConvertImageDtype(torch.float32)]), (1, 0, True),
+    ),
+    "v2 validation": (v2.Compose([v2.ToImage(), v2.Resize((20, 20)), v2.CenterCrop(16), *V2_END]), (3, 0, True)),
+    "v2 on PIL": (v2.Compose([v2.Resize((20, 20)), v2.ToImage(), *V2_END, v2.ToPureTensor()]), (1, 0, True)),
+    "v2 training": (
+        v2.Compose([v2.ToImage(), v2.RandomResizedCrop(16), v2.RandomHorizontalFlip(), *V2_END]), (1, 2, True),
+    ),
+    "v2 float first": (
+        v2.Compose([
+            v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Resize((20, 20)), v2.RandomHorizontalFlip(),
+            v2.Normalize(MEAN, STD),
+        ]), (1, 4, False),
+    ),
+    "own step": (v1.Compose([v1.Resize((20, 20)), sharpened, v1.ToTensor()]), (2, 0, True)),
+    "own lambda": (v1.Compose([v1.Resize((20, 20)), v1.Lambda(lambda image: image), v1.ToTensor()]), (1, 1, True)),
+    "own function": (lambda image: v1.functional.to_tensor(image.resize((9, 9))), (0, 1, False)),
+    "own end": (v1.Compose([v1.Resize((20, 20)), v1.ToTensor(), lambda tensor: tensor * 2]), (1, 2, False)),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return thirteen images of different sizes and shapes."""
+    folder = tmp_path_factory.mktemp("images")
+    for number in range(13):
+        picture(number, (30 + 3 * number, 50 - 2 * number)).save(folder / f"{number:02}.png")
+    return sorted(map(str, folder.iterdir()))
+
+
+def loader_of(
+    paths: list[str], transform: Any, purpose: str, *, store: Store | None = None, workers: int = 0
+) -> Loader:
+    samples = Samples(paths, list(range(len(paths))), transform, 7, purpose)
+    samples.confirm_plan((0, 1), CPU)
+    if store is not None:
+        samples.keep_in(store)
+    return Loader(
+        samples, batch_size=5, shuffle=purpose == "augment", workers=workers, device=CPU, pin_memory=False,
+        timeout_seconds=20, skip_failures=False, channels_last=True, ahead=0 if workers else 4, threads=2,
+    )  # fmt: skip
+
+
+def expected(paths: list[str], transform: Any, epoch: int, purpose: str) -> Tensor:
+    """Return the images of an epoch as the transform itself makes them, one by one."""
+    augmented = purpose == "augment"
+    order = permutation(len(paths), 7, "order", epoch) if augmented else range(len(paths))
+    images = []
+    for index in order:
+        seed_everything(7, purpose, epoch if augmented else 0, index)
+        images.append(transform(decode_image(paths[index])).as_subclass(Tensor))
+    return torch.stack(images)
+
+
+def given(loader: Loader, epoch: int) -> Tensor:
+    return torch.cat([images for images, _labels in loader.epoch(epoch)])
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_plan_gives_what_the_transform_gives(
+    name: str, paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POCHI_CACHE_DIR", str(tmp_path))
+    transform, parts = PIPELINES[name]
+    plan = plan_of(transform)
+    assert (len(plan.once), len(plan.each), plan.finish is not None) == parts
+    for purpose in ("augment", "val"):
+        wanted = [expected(paths, transform, epoch, purpose) for epoch in (1, 2)]
+        for store in (None, memory_store(name + purpose, 10**8), disk_store(pipeline_key(plan.once), plan.once, 10**8)):
+            loader = loader_of(paths, transform, purpose, store=store)
+            assert (loader.samples.plan.once, loader.samples.plan.each) == (plan.once, plan.each)  # found to be right
+            for epoch in (1, 2):
+                images = given(loader, epoch)
+                assert images.dtype == torch.float32
+                assert torch.equal(images, wanted[epoch - 1])
+            loader.close()
+            assert store is None or store.count() == len(paths)
+
+
+@pytest.mark.parametrize("name", ["validation", "padded and flipped"])
+def test_loading_processes_share_the_store_and_change_nothing(name: str, paths: list[str]) -> None:
+    transform, store = PIPELINES[name][0], memory_store(f"shared {name}", 10**8)
+    loader = loader_of(paths, transform, "augment", store=store, workers=2)
+    for epoch in (1, 2, 3):
+        assert torch.equal(given(loader, epoch), expected(paths, transform, epoch, "augment"))
+    loader.close()
+    store.find(b"")  # learn of what the processes have added
+    assert store.count() == len(paths)
+
+
+def test_a_full_store_keeps_what_fits(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_in_memory", {})  # whose sizes count
+    transform, store = PIPELINES["validation"][0], memory_store("small", 3 * 20 * 20 * 3)
+    loader = loader_of(paths, transform, "val", store=store)
+    for epoch in (1, 2):
+        assert torch.equal(given(loader, epoch), expected(paths, transform, epoch, "val"))
+    assert store.count() == 3
+    assert store.used_bytes <= store.limit_bytes
+
+
+def test_a_step_that_draws_although_it_is_marked_is_found_out(paths: list[str]) -> None:
+    @deterministic
+    def noisy(image: Image.Image) -> Image.Image:
+        return image.rotate(float(torch.rand(1)) * 90)
+
+    transform = v1.Compose([noisy, v1.Resize((20, 20)), v1.ToTensor()])
+    loader = loader_of(paths, transform, "augment")
+    assert loader.samples.plan.each == (transform,)
+    assert torch.equal(given(loader, 2), expected(paths, transform, 2, "augment"))
+
+
+def test_a_step_that_is_derived_from_a_known_one_is_not_known() -> None:
+    class Shaken(v1.Resize):
+        def forward(self, image: Any) -> Any:
+            return super().forward(v1.RandomRotation(30)(image))
+
+    assert plan_of(v1.Compose([Shaken((8, 8)), v1.ToTensor()])).once == ()
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        [v2.ToImage(), v2.ToDtype(torch.float32)],  # 0 to 255: not scaled
+        [v1.ToTensor(), v1.Normalize(MEAN, STD), v1.Normalize(MEAN, STD)],
+        [v1.PILToTensor(), v1.ConvertImageDtype(torch.float64)],
+        [v1.ToTensor(), v1.Normalize([0.5, 0.5], [1.0, 1.0])],  # fails on three channels, whoever does it
+    ],
+)
+def test_ends_that_are_not_known_stay_per_image(end: list[Any]) -> None:
+    plan = plan_of(v1.Compose([v1.Resize((8, 8)), *end]))
+    assert plan.finish is None
+    assert list(plan.each) == end
+
+
+class Pixels(nn.Module):
+    """Logits that are the pixels: what a model is given can be read off its answers."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
+
+
+def test_training_judging_and_the_cache_see_the_same_tensors_for_every_kind_of_file(tmp_path: Path) -> None:
+    files = []
+    for specimen in zoo.good_ones():
+        files.append(str(tmp_path / specimen.name))
+        Path(files[-1]).write_bytes(specimen.content)
+    transform = v1.Compose([v1.Resize((8, 8)), v1.ToTensor(), v1.Normalize(MEAN, STD)])
+    plain = expected(files, transform, 1, "val")
+    training = loader_of(files, transform, "val", store=memory_store("zoo", 10**8))
+    first, cached = given(training, 1), given(training, 2)
+    assert all(place is not None for place in training.samples.places)
+    judged = predict(
+        Pixels(), [str(n) for n in range(192)], files, None, transform,
+        batch_size=5, workers=0, device=CPU, precision="fp32",
+    )  # fmt: skip
+    assert len(files) > 50
+    for seen in (first, cached, torch.from_numpy(judged.logits).view(-1, 3, 8, 8)):
+        assert torch.equal(seen, plain)
+
+
+def test_what_is_read_ahead_is_bounded_and_let_go(paths: list[str]) -> None:
+    """A loop that ends in the middle of an epoch leaves no decoded images behind."""
+    decoded: list[str] = []
+
+    @deterministic
+    def noted(image: Image.Image) -> Image.Image:
+        decoded.append("")
+        return image
+
+    loader = loader_of(paths, v1.Compose([noted, v1.Resize((8, 8)), v1.ToTensor()]), "val")
+    decoded.clear()
+    batches = loader.epoch(1)
+    next(batches)
+    assert 5 <= len(decoded) <= 5 + 4 + 2  # the batch, those that are ready, and those in the two threads
+    batches.close()  # type: ignore[attr-defined]
+    assert loader.samples.ahead is not None
+    assert loader.samples.ahead.begun == {}
+    loader.close()
+
+
+def failing(_image: Image.Image) -> Image.Image:
+    raise ValueError("no such colour")
+
+
+@pytest.mark.parametrize("steps", [[deterministic(failing)], [v1.Lambda(failing)]])
+def test_what_fails_ahead_is_told_with_its_sample(paths: list[str], steps: list[Callable[..., Any]]) -> None:
+    loader = loader_of(paths, v1.Compose([*steps, v1.ToTensor()]), "val")
+    sample = loader.samples[(1, 3)]
+    assert getattr(sample, "reason", "") == "ValueError: no such colour"
+    with pytest.raises(Exception, match="no such colour"):
+        given(loader, 1)

@@ -1,0 +1,52 @@
+"""Wrong arguments are refused in the reader's language, in the form of every other error."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from pochitrain.cli import app, run
+
+CASES = {
+    "foo": "There is no command foo | where: pochi | mend: see pochi --help",
+    "trian": "There is no command trian | where: pochi | mend: did you mean train?",
+    "config di": "There is no command di | where: pochi config | mend: did you mean diff?",
+    "train --epoch 3": "There is no option --epoch | where: pochi train | mend: did you mean --epochs?",
+    "train -x": "There is no option -x | where: pochi train | mend: see pochi train --help",
+    "infer": "experiment is missing | where: pochi infer | mend: see pochi infer --help",
+    "train a b": "Not understood: a b | where: pochi train | mend: see pochi train --help",
+    "train --epochs": "--epochs needs a value",
+    "train --debug=3": "--debug takes no value",
+    "train --epochs x": "--epochs takes an integer | where: pochi train | mend: see pochi train --help",
+    "optimize --timeout x": "--timeout takes a number | where: pochi optimize | mend: see pochi optimize --help",
+    "infer x --top-k 0": "--top-k is at least 1 | where: pochi infer | mend: see pochi infer --help",
+}
+
+
+def said(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    monkeypatch.setattr(sys, "argv", ["pochi", *line.split()])
+    assert run(app) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err.rstrip("\n").replace("\n  ", " | ")
+
+
+@pytest.mark.parametrize("line", CASES)
+def test_wrong_arguments(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(line, monkeypatch, capsys) == CASES[line]
+
+
+@pytest.mark.parametrize("line", CASES)
+def test_wrong_arguments_in_japanese(
+    line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POCHI_LANG", "ja")
+    first = said(line, monkeypatch, capsys).partition(" | ")[0]
+    assert any("ぁ" <= letter <= "ヶ" for letter in first), first
+
+
+def test_without_a_command_the_help_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said("", monkeypatch, capsys).startswith("Usage: pochi ")
