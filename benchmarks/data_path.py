@@ -1,4 +1,4 @@
-"""The data path alone, images per second of processor time on one core: ours in the first and in later epochs, ImageFolder with Pillow.
+"""The data path alone, in images per second of one core: ours in its first and later epochs, and ImageFolder.
 
     python benchmarks/data_path.py                     # 32 px, 500 × 375 and 12-megapixel JPEGs, made for it
     python benchmarks/data_path.py --data photos/train # and images of your own

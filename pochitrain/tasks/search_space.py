@@ -151,23 +151,36 @@ def _key(label: Scalar) -> str:
 
 def _without_effect(config: Config, dimension: Dimension, fitting: Sequence[Point]) -> list[Problem]:
     """Return a problem when no two values of a dimension make different trainings, whatever the others are."""
-    if not counts_for_identity(dimension.name) or len(dimension.extremes()) < 2:
+    name = dimension.name
+    decides = counts_for_identity(name) or name.startswith(DECISIVE)
+    if not decides or len(dimension.extremes()) < 2:
         return []
     alike = False  # somewhere two values fit, and make the same training
     for point in fitting:
-        attempts = [
-            _attempt(config, config.optuna.dimensions(), {**point, dimension.name: label})
+        attempts = {
+            label: _attempt(config, config.optuna.dimensions(), {**point, name: label})
             for label in dimension.extremes()
+        }
+        forms = [
+            (canonical_settings(made), None if counts_for_identity(name) or _is_idle(made, name) else _key(label))
+            for label, made in attempts.items()
+            if isinstance(made, Config)
         ]
-        forms = [canonical_settings(made) for made in attempts if isinstance(made, Config)]
         if any(form != forms[0] for form in forms[1:]):
             return []
         alike = alike or len(forms) > 1
     if not alike:
         return []
-    what = _("Searching {name} would change nothing", name=dimension.name)
+    what = _("Searching {name} would change nothing", name=name)
     mend = _("switch on what it belongs to (scheduler, enable_layer_wise_lr …), or leave it out")
-    return [Problem(what, f"optuna.search_space.{dimension.name}", mend)]
+    return [Problem(what, f"optuna.search_space.{name}", mend)]
+
+
+def _is_idle(made: Config, name: str) -> bool:
+    """Return whether a setting outside the identity has no say in the best epoch."""
+    if name in ("early_stopping.patience", "early_stopping.min_delta"):
+        return not made.early_stopping.enabled
+    return name in ("val_fraction", "group_by") and made.val_data_root != "auto"
 
 
 def _unmatched_patterns(

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -40,11 +41,11 @@ EPOCHS = 2
 _TRIED_SAMPLES = 8
 _NOT_DETERMINISTIC = re.compile(r"(\S+) does not have a deterministic implementation")
 
-# It saves after each step, tells nobody, and draws nothing: no key here is in the identity.
+# It tells nobody and draws nothing: no key here is in the identity.
 _QUIET: dict[str, Any] = {
     "epochs": EPOCHS,
     "task": "short",
-    "checkpoint_every_minutes": 1e-9,
+    "checkpoint_every_minutes": None,
     "early_stopping.enabled": False,
     "enable_metrics_export": False,
     "enable_tensorboard": False,
@@ -65,7 +66,7 @@ class Tried:
 class Told:
     """What a short training tells beside its checkpoint."""
 
-    saves: list[int]  # after how many saving events each checkpoint had its name
+    saves: int  # checkpoints that it would have written, saving after each step
     operations: list[str]  # of torch, without a deterministic form
     tried: list[Tried]
 
@@ -87,9 +88,9 @@ class ShortTraining:
         """
         self._live(expected=0)
 
-    def kill(self, saving_event: int) -> None:
-        """Train until SIGKILL at that operation of the disk among those that save checkpoints."""
-        self._live(expected=-signal.SIGKILL, kill_at=saving_event)
+    def kill(self, save: int) -> None:
+        """Train, saving after each step, until SIGKILL in the midst of writing checkpoint number `save`."""
+        self._live(expected=-signal.SIGKILL, kill_at=save)
 
     def newest(self) -> Loaded | None:
         """Return the newest checkpoint."""
@@ -141,23 +142,32 @@ def _work(work: Callable[[], object], output: Path) -> None:
 
 
 def _train(training: ShortTraining, kill_at: int) -> None:
-    saving_events, saves = 0, []
-
-    def happen(what: str, *paths: Path) -> None:
-        nonlocal saving_events
-        saving_events += "checkpoints" in paths[-1].parts[-2:]
-        if 0 < kill_at == saving_events:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if what == "rename" and paths[-1].suffix == ".ckpt":
-            saves.append(saving_events)
-
-    durable.event = happen
-    config = load_config(training.path, {**training.overrides, **_QUIET, "work_dir": str(training.folder)})
+    quiet = {**_QUIET, "work_dir": str(training.folder)}
+    if kill_at:
+        durable.event = _killer(kill_at)
+        quiet["checkpoint_every_minutes"] = 1e-9
+    config = load_config(training.path, {**training.overrides, **quiet})
     data = shortened(load_data(config), training.steps * config.batch_size)
     with _operations() as operations:
         train(config, data=data)
-    told = Told(saves, operations, [])
+    steps = math.ceil(len(data.train) / config.batch_size) if config.train_epoch is None else 0
+    told = Told(EPOCHS * (steps + 1), operations, [])
     durable.write_json(training.folder / "told.json", {**vars(told), "tried": try_transforms(config, data)})
+
+
+def _killer(save: int) -> Callable[..., None]:
+    """Return what kills this process when a part of checkpoint number `save` is on the disk."""
+    begun = chunks = 0
+
+    def happen(what: str, path: Path, *_to: Path) -> None:
+        nonlocal begun, chunks
+        if path.parent.name == "checkpoints":
+            begun += what == "create"
+            chunks = 0 if what == "create" else chunks + (what == "chunk")
+            if (begun, chunks) == (save, 2):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return happen
 
 
 @contextlib.contextmanager

@@ -81,8 +81,8 @@ def run_verify(path: Path, overrides: Mapping[str, Any], steps: int) -> int:
 def verify_resume(path: Path, overrides: Mapping[str, Any], *, steps: int = 4, log: Log | None = None) -> Verification:
     """Train two epochs of `steps` batches twice straight, and killed and resumed at three moments; compare the ends.
 
-    Costs eight processes, five short trainings and a save after each of their steps. Nothing is left behind. The caller
-    has done nothing with torch yet (see `in_a_fork`).
+    Costs eight processes, five short trainings, and a save after each step of those that are killed. Nothing is left
+    behind. The caller has done nothing with torch yet (see `in_a_fork`).
 
     Raises:
         ConfigError: a short training fails.
@@ -96,10 +96,10 @@ def verify_resume(path: Path, overrides: Mapping[str, Any], *, steps: int = 4, l
                 one.run()
                 names.append(_("straight"))
         killed = {}
-        for event in kill_events(straight.told().saves):
-            one = training(Path(folder, f"killed at {event}"))
+        for save in killed_saves(straight.told().saves):
+            one = training(Path(folder, f"killed in save {save}"))
             with _timed(log) as names:
-                one.kill(event)
+                one.kill(save)
                 names.append(_moment(one))
                 one.run()
             killed[names[0]] = one
@@ -109,15 +109,9 @@ def verify_resume(path: Path, overrides: Mapping[str, Any], *, steps: int = 4, l
         return Verification(lives, _causes(lives, straight.told(), again.told()))
 
 
-def kill_events(saves: list[int]) -> list[int]:
-    """Return saving events, each in the middle of the writing of another checkpoint; the first one is left out.
-
-    Args:
-        saves: after how many saving events each checkpoint had its name.
-    """
-    last = len(saves) - 1
-    chosen = dict.fromkeys(1 + last * number // (KILLS + 1) for number in range(1, KILLS + 1))
-    return [(saves[number - 1] + saves[number]) // 2 for number in chosen]
+def killed_saves(count: int) -> list[int]:
+    """Return which of `count` saves a kill is to meet: up to three, spread over all but the first."""
+    return list(dict.fromkeys(2 + (count - 1) * number // (KILLS + 1) for number in range(1, KILLS + 1)))
 
 
 @contextlib.contextmanager

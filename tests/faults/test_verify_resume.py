@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pochitrain.cli import app, run
-from pochitrain.tasks.verify import kill_events
+from pochitrain.tasks.verify import killed_saves
 from tests.faults.lives import RICH
 
 WriteConfig = Callable[..., Path]
@@ -123,9 +123,7 @@ def test_a_config_that_is_refused_says_why_and_nothing_is_trained(write_config: 
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 10, 82])
-def test_each_kill_is_in_the_middle_of_another_checkpoint(count: int) -> None:
-    saves = list(range(7, 7 * count + 1, 7))
-    events = kill_events(saves)
-    assert len(events) == min(3, count - 1)
-    assert len({event // 7 for event in events}) == len(events)
-    assert all(7 < event < 7 * count and event % 7 == 3 for event in events)
+def test_each_kill_meets_another_save(count: int) -> None:
+    saves = killed_saves(count)
+    assert len(saves) == len(set(saves)) == min(3, count - 1)
+    assert all(1 < save <= count for save in saves)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pochitrain import load_config, optimize
 from pochitrain.config.search import FIELDS, Optuna
+from pochitrain.errors import ConfigError
+from pochitrain.tasks.search_space import check_space
 from tests.test_docs import FENCE, Example, examples, tiny
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -24,6 +27,19 @@ def test_example_runs(example: Example, tmp_path: Path, images: Path, monkeypatc
     found = optimize(load_config(path))
     assert found.best is not None
     assert len(found.rows) == load_config(path).optuna.n_trials
+
+
+@pytest.mark.parametrize("page", [ENGLISH, JAPANESE], ids=lambda page: page.name)
+def test_what_is_refused_is_said_as_it_stands_there(
+    page: Path, write_config: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POCHI_LANG", "ja" if page == JAPANESE else "en")
+    rows = re.findall(r"^\| `(\"[^`]+})` \| (.+) \| (.+) \|$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(rows) > 10
+    for spec, what, mend in rows:
+        with pytest.raises(ConfigError) as error:
+            check_space(load_config(write_config(f'optuna = {{"search_space": {{{spec}}}}}')), ("ant", "bee", "cat"))
+        assert [(problem.what, problem.mend) for problem in error.value.problems] == [(what, mend)]
 
 
 def test_both_languages_hold_the_same_blocks_and_sections() -> None:

@@ -63,6 +63,11 @@ def check(write_config: WriteConfig) -> Check:
         ({"scheduler_gama": floats(0.5, 0.9)}, "scheduler = 'ExponentialLR'", ["gama", "ExponentialLR takes: gamma"]),
         ({"scheduler_gamma": floats(0.5, 0.9)}, "", ["Searching scheduler_gamma would change nothing", "scheduler"]),
         (
+            {"early_stopping.patience": {"type": "int", "low": 3, "high": 9}, "val_fraction": floats(0.1, 0.2)},
+            "",
+            ["Searching early_stopping.patience would change nothing", "Searching val_fraction would change nothing"],
+        ),
+        (
             {"layer_wise_lr_config.layer_rates.fc": floats(0.001, 0.01)},
             LAYERS,
             ["Searching layer_wise_lr_config.layer_rates.fc would change nothing"],
@@ -104,11 +109,15 @@ def test_a_value_that_fits_with_some_others_is_left_to_the_search(check: Check) 
 
 
 def test_what_the_file_lacks_the_search_may_give(check: Check) -> None:
+    patience = {"type": "int", "low": 3, "high": 9}
+    assert check({"early_stopping.patience": patience, "early_stopping.enabled": choices(False, True)}) == []
+    assert check({"early_stopping.patience": patience}, "early_stopping = {'enabled': True}") == []
+    assert check({"val_fraction": floats(0.1, 0.2)}, "val_data_root = 'auto'") == []
     assert check({"scheduler": choices("StepLR"), "scheduler_step_size": {"type": "int", "low": 1, "high": 9}}) == []
 
 
 def test_what_cannot_change_the_result_is_said(check: Check) -> None:
-    space = {"num_workers": choices(0, 2), "early_stopping.patience": {"type": "int", "low": 1, "high": 9}}
+    space = {"num_workers": choices(0, 2), "epochs": {"type": "int", "low": 1, "high": 9}}
     assert check(space) == ["num_workers leaves the weights as they are: it cannot change val_accuracy"]
     assert check(space, metric="seconds", direction="minimize") == []
 

@@ -81,8 +81,6 @@ VALUES: dict[str, tuple[Any, Any, str]] = {
     "batch_size": (4, 8, ""),
     "num_workers": (0, 1, ""),
     "worker_timeout_seconds": (30, 60, ""),
-    "cache": ("memory", "off", ""),
-    "cache_gb": (None, 1.0, ""),
     "pin_memory": (None, False, ""),
     "cache": ("off", "memory", ""),
     "cache_gb": (0.1, 0.2, ""),
