@@ -42,25 +42,26 @@ optuna = {{"search_space": {{
 
 
 class Clock(Log):
-    """Notes when each trial ended."""
+    """Notes when the search began, with its processes ready, and when each trial ended."""
 
     def __init__(self) -> None:
         super().__init__("warning")
+        self.begun: float | None = None
         self.ends: list[float] = []
 
     def info(self, text: str = "") -> None:
+        self.begun = self.begun or time.perf_counter()
         if text.startswith(_("trial {number}", number="")):
             self.ends.append(time.perf_counter())
 
 
 def search(path: Path, **optuna: Any) -> tuple[Searched, float, list[float]]:
-    """Return a search, its seconds from the first trial's beginning, and when each trial ended."""
+    """Return a search, its seconds from the first suggestion to the last end, and when each trial ended."""
     clock = Clock()
     overrides = {f"optuna.{name}": value for name, value in {"sampler": "RandomSampler", **optuna}.items()}
     found = optimize(load_config(path, overrides), log=clock)
-    first = next(row for row in found.rows if row.seconds is not None)
-    assert first.seconds is not None
-    return found, clock.ends[-1] - clock.ends[0] + first.seconds, clock.ends
+    assert clock.begun is not None
+    return found, clock.ends[-1] - clock.begun, clock.ends
 
 
 def epoch_seconds(folder: str) -> float:
@@ -95,8 +96,8 @@ def compare(path: Path, trials: int, epochs: int, rounds: int) -> None:
             assert found.best.values is not None
             best[name] = found.best.values[0]
     first = statistics.median(next(iter(seconds.values())))
-    for name, taken in seconds.items():
-        median = statistics.median(taken)
+    for name, own in seconds.items():
+        median = statistics.median(own)
         print(f"{name:28} {median:7.1f} s   x {first / median:.2f}   best val_accuracy {best[name]:.2f}")
 
 

@@ -199,7 +199,7 @@ _WORDS: dict[int, Callable[[], tuple[str, str]]] = {
 
 
 def _file_for_folder() -> tuple[str, str]:
-    return _("A file is in the place of a folder"), _("rename the file, or choose another work_dir")
+    return _("A file is in the place of a folder"), _("rename the file, or choose another folder")
 
 
 def _permission() -> str:

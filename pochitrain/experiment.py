@@ -197,7 +197,7 @@ def find_experiment(work_dir: Path, text: str) -> Experiment:
             _("give more digits of the id"),
         )
     raise ConfigError(
-        _("No experiment is meant by {text}", text=text) + _lines(_similar(found, text)),
+        _("No experiment is meant by {text}", text=text or '""') + _lines(_similar(found, text)),
         str(work_dir),
         _("give the beginning of an id from `pochi list`, the experiment's folder, or a checkpoint in it"),
     )

@@ -242,7 +242,9 @@ def nothing_readable(broken: Sequence[tuple[str, str]], shown: int = 10) -> Data
     lines = [f"{path}: {reason}" for path, reason in broken[:shown]]
     more = [_("and {count} more", count=len(broken) - shown)] if len(broken) > shown else []
     return DataError(
-        _("None of the {count} images can be read", count=len(broken)),
+        _("None of the {count} images can be read", count=len(broken))
+        if len(broken) > 1
+        else _("The image cannot be read"),
         "\n    ".join([*lines, *more]),
         _("give images (JPEG, PNG, BMP, GIF, TIFF, WebP)"),
     )

@@ -128,7 +128,7 @@ def test_broken_images_are_listed_and_the_others_keep_their_names(resnet: nn.Mod
 def test_when_nothing_can_be_read_the_reasons_are_told(resnet: nn.Module, tmp_path: Path) -> None:
     (tmp_path / "ant").mkdir()
     (tmp_path / "ant" / "1.png").write_text("no image")
-    with pytest.raises(DataError, match=r"None of the 1 images can be read\n.*1\.png: no JPEG"):
+    with pytest.raises(DataError, match=r"The image cannot be read\n.*1\.png: no JPEG"):
         answers(resnet, tmp_path)
 
 

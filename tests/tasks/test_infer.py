@@ -377,9 +377,9 @@ def test_a_class_name_leads_nowhere_else(plain: Experiment, images: Path, tmp_pa
         (["nowhere"], ConfigError, "no file or folder nowhere"),
         (["*.tiff"], ConfigError, r"no file or folder \*.tiff"),
         (["empty"], DataError, "no image in the folder"),
-        (["text.png"], DataError, r"(?s)None of the 1 images can be read.*text.png: no JPEG"),
+        (["text.png"], DataError, r"(?s)The image cannot be read.*text.png: no JPEG"),
         (["empty", "text.png"], ConfigError, "only be given alone: empty"),
-        (["foreign"], DataError, r"(?s)None of the 1 images can be read.*1.png: the file is empty"),
+        (["foreign"], DataError, r"(?s)The image cannot be read.*1.png: the file is empty"),
         (["all_broken"], DataError, r"(?s)None of the 3 images can be read.*1.png: the file is empty"),
     ],
 )
