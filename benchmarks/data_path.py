@@ -20,6 +20,7 @@ import torch
 from pictures import files_below, write_jpegs
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
+from torchvision.transforms import v2
 
 from pochitrain.data.cache import memory_store, pipeline_key
 from pochitrain.data.loaders import Loader
@@ -28,6 +29,15 @@ from pochitrain.data.reading import Samples
 END = [transforms.ToTensor(), transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]
 VAL = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), *END])
 CROP = transforms.Compose([transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *END])
+CROP_V2 = v2.Compose(
+    [
+        v2.ToImage(), v2.RandomResizedCrop(224), v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    ]
+)  # fmt: skip
+RESIZED = transforms.Compose(
+    [transforms.Resize(256), transforms.RandomCrop(224), transforms.RandomHorizontalFlip(), *END]
+)
 SMALL_VAL = transforms.Compose(END)
 SMALL = transforms.Compose([transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), *END])
 
@@ -59,7 +69,7 @@ def measure(title: str, root: Path, transform: Callable[[Any], Any], purpose: st
     base = statistics.median(theirs)
     ratios = [a / b for a, b in zip(later, theirs, strict=True)]
     print(
-        f"{title:34} {base:9,.0f} {first:9,.0f} {statistics.median(later):9,.0f}"
+        f"{title:40} {base:9,.0f} {first:9,.0f} {statistics.median(later):9,.0f}"
         f"   first × {first / base:4.2f}   later × {statistics.median(ratios):5.1f}",
         flush=True,
     )
@@ -72,7 +82,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{'images/s':34} {'plain':>9} {'1st epoch':>9} {'later':>9}")
+    print(f"{'images/s':40} {'plain':>9} {'1st epoch':>9} {'later':>9}")
     with tempfile.TemporaryDirectory() as folder:
         sets = {
             "32 px": (write_jpegs(Path(folder, "small"), 2000, (32, 32)), SMALL_VAL, SMALL),
@@ -84,6 +94,9 @@ def main() -> None:
         for name, (root, val, train) in sets.items():
             measure(f"{name}, validation", root, val, "val", given.rounds)
             measure(f"{name}, random crop and flip", root, train, "augment", given.rounds)
+            if train is CROP:
+                measure(f"{name}, Resize before them", root, RESIZED, "augment", given.rounds)
+                measure(f"{name}, random crop and flip, v2", root, CROP_V2, "augment", given.rounds)
 
 
 if __name__ == "__main__":

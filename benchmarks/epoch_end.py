@@ -1,4 +1,5 @@
 """What the end of an epoch costs the training: checkpoint, CSV and the copy of the best weights, against its steps.
+Also what the pictures cost, which are drawn once, at the end of the training.
 
     python benchmarks/epoch_end.py                               # ResNet-18, 128 images of 224 pixels in an epoch
     python benchmarks/epoch_end.py --images 1000 --size 32 --dir /mnt/slow
@@ -27,6 +28,7 @@ from pochitrain.config.schema import Config
 from pochitrain.data.source import Data, Split
 from pochitrain.engine.checkpoint import Checkpoints
 from pochitrain.sinks.console import Log
+from pochitrain.tasks.outputs import Outputs
 
 
 class Noise:
@@ -55,9 +57,10 @@ def timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., A
 
 
 def measure(model: str, images: int, size: int, epochs: int, folder: Path) -> dict[str, list[float]]:
-    """Return the seconds of: the end of an epoch, the writing, an epoch beside the writing, and an epoch alone."""
+    """Return the seconds of: an epoch's end, the writing, an epoch beside it, an epoch alone, and the pictures."""
     ends: list[float] = []
     writes: list[float] = []
+    pictures: list[float] = []
     real_fit = training.fit
 
     def fit(*arguments: Any, save: Callable[..., None], **named: Any) -> Any:
@@ -67,6 +70,7 @@ def measure(model: str, images: int, size: int, epochs: int, folder: Path) -> di
     training.fit = fit
     training.best_epoch = lambda history, monitor: len(history)
     Checkpoints._write = timed(Checkpoints._write, writes)  # type: ignore[method-assign]
+    Outputs.draw = timed(Outputs.draw, pictures)  # type: ignore[method-assign]
     config = Config(
         model_name=model,
         pretrained=False,
@@ -79,9 +83,10 @@ def measure(model: str, images: int, size: int, epochs: int, folder: Path) -> di
     )
     splits = [Split(Noise(count, size), None) for count in (images, max(images // 8, 10))]
     data = Data(tuple("0123456789"), (max(images // 10, 1),) * 10, *splits)
-    history = training.train(config, data=data, log=Log("warning")).history
+    history = training.train(config, data=data, log=Log(quiet=True)).history
     seconds = [record["seconds"] for record in history]
-    return {"end": ends, "write": writes, "beside": seconds[3::2], "alone": seconds[2::2]}  # the first two warm up
+    beside, alone = seconds[3::2], seconds[2::2]  # the first two warm up
+    return {"end": ends, "write": writes, "beside": beside, "alone": alone, "pictures": pictures}
 
 
 def main() -> None:
@@ -100,6 +105,7 @@ def main() -> None:
         ("beside", "an epoch beside the writing"),
         ("write", "checkpoint, best.pt and CSV, written beside it"),
         ("end", "the training waits at the end of an epoch"),
+        ("pictures", "all pictures, once, at the end of the training"),
     ):
         low, high = 1000 * min(found[name]), 1000 * max(found[name])
         print(f"{1000 * middle[name]:9.1f} ms  {words} (median of {len(found[name])}; {low:.1f} to {high:.1f})")

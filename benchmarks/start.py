@@ -26,6 +26,7 @@ from torchvision import transforms
 train_data_root, val_data_root = {train!r}, {val!r}
 model_name, pretrained, epochs, batch_size = "resnet18", False, 1, 64
 enable_metrics_export = {plots}
+seed = int({plots})  # pictures do not make another experiment, a seed does
 train_transform = val_transform = transforms.Compose([transforms.Resize((32, 32)), transforms.ToTensor()])
 
 def train_epoch(run, epoch):

@@ -12,19 +12,22 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import PIL
+import torch
 import torchvision
 
 from pochitrain.config.canonical import canonical, digest
 from pochitrain.data.pipeline import Step
-from pochitrain.data.store import Store, cache_dir, close_files, free_disk, stored_pipelines
+from pochitrain.data.store import Store, cache_dir, close_files, free_disk, others_on_disk, read_steps, stored_pipelines
 from pochitrain.errors import ConfigError
 from pochitrain.locale import _
 
 VERSION = 1  # raised when a decoded image means something else than before
 _MEMORY_SHARE, _DISK_SHARE = 0.5, 0.2  # of what is free
+_CGROUP = Path("/sys/fs/cgroup")  # of this process, when it runs in a container
 
 # ---- in memory ----
 
@@ -32,20 +35,27 @@ _in_memory: dict[str, Store] = {}  # by pipeline, the oldest first
 _MOST_STORES = 4  # training and validation of this pipeline and of the one before it
 
 
-def memory_store(pipeline: str, limit_bytes: int) -> Store:
+def memory_store(pipeline: str, limit_bytes: int, wanted_bytes: int = 0) -> Store:
     """Return the store of a pipeline in this process: trainings that follow each other share it.
 
     Args:
         limit_bytes: of all stores in memory together.
+        wanted_bytes: what will be asked of it. The oldest others make room, the newest, of the same training, does not.
     """
     if pipeline not in _in_memory:
-        while len(_in_memory) >= _MOST_STORES:
+        while len(_in_memory) >= _MOST_STORES or (
+            len(_in_memory) > 1 and _others_in_memory(pipeline) + wanted_bytes > limit_bytes
+        ):
             del _in_memory[next(iter(_in_memory))]
         _in_memory[pipeline] = _store_in_memory(limit_bytes)
     store = _in_memory[pipeline] = _in_memory.pop(pipeline)  # the newest now
-    store.limit_bytes = limit_bytes - sum(other.used_bytes for other in _in_memory.values() if other is not store)
+    store.limit_bytes, store.others_bytes = limit_bytes, partial(_others_in_memory, pipeline)
     store.full = False
     return store
+
+
+def _others_in_memory(pipeline: str) -> int:
+    return sum(store.file_bytes() for name, store in tuple(_in_memory.items()) if name != pipeline)
 
 
 def _store_in_memory(limit_bytes: int) -> Store:
@@ -72,9 +82,10 @@ def free_memory() -> int:
         free = int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    group = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):  # "max" is no number
-        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    with contextlib.suppress(OSError, KeyError, ValueError):  # "max" is no number
+        limit, taken = (int((_CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        parts = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        free = min(free, limit - taken + int(parts["inactive_file"]))  # files that were read: the kernel drops them
     return max(free, 0)
 
 
@@ -94,9 +105,13 @@ def disk_store(pipeline: str, steps: Sequence[Step], limit_bytes: int) -> Store:
             with open(folder / name, "ab"):
                 pass
         names = [type(step).__name__ if hasattr(type(step), "forward") else repr(step) for step in steps]
-        (folder / "pipeline.json").write_text(json.dumps({"steps": [" ".join(n.split())[:80] for n in names]}))
+        if read_steps(folder) is None:  # else there is nothing to write on a disk that is full by now
+            (folder / "pipeline.json").write_text(json.dumps({"steps": [" ".join(n.split())[:80] for n in names]}))
         os.utime(folder)
-        store = Store(str(folder / "pixels"), str(folder / "index"), limit_bytes, lasting=True)
+        others_bytes = partial(others_on_disk, folder)
+        store = Store(
+            str(folder / "pixels"), str(folder / "index"), limit_bytes, lasting=True, others_bytes=others_bytes
+        )
     except OSError as error:
         raise _unwritable(error) from error
     others = sorted((one for one in stored_pipelines() if one.folder != folder), key=lambda one: one.used_at)
@@ -105,7 +120,6 @@ def disk_store(pipeline: str, steps: Sequence[Step], limit_bytes: int) -> Store:
         if total > limit_bytes:
             shutil.rmtree(other.folder, ignore_errors=True)  # who is reading it keeps it until it is closed
             total -= other.used_bytes
-    store.limit_bytes = limit_bytes - (total - store.used_bytes)
     return store
 
 
@@ -127,8 +141,8 @@ def pipeline_key(once: Sequence[Step]) -> str:
         ConfigError: a step has no stable form.
     """
     flat = canonical({"once": list(once)})
-    libraries = {"version": str(VERSION), "pillow": PIL.__version__, "torchvision": torchvision.__version__}
-    return digest({**flat, **libraries})[:24]
+    libraries = {library.__name__: library.__version__ for library in (PIL, torch, torchvision)}
+    return digest({**flat, "version": str(VERSION), **libraries})[:24]
 
 
 def open_store(wanted: str, once: Sequence[Step], count: int, image_bytes: int, limit_gb: float | None) -> Store | None:
@@ -142,12 +156,13 @@ def open_store(wanted: str, once: Sequence[Step], count: int, image_bytes: int, 
     if wanted == "off" or count == 0:
         return None
     given = None if limit_gb is None else int(limit_gb * 1e9)
-    held = sum(store.used_bytes for store in _in_memory.values())
+    held = sum(store.file_bytes() for store in _in_memory.values())
     memory = int((free_memory() + held) * _MEMORY_SHARE) if given is None else given
     disk = int(free_disk() * _DISK_SHARE) if given is None else given
     total, key = count * image_bytes, pipeline_key(once)
-    if wanted == "auto":
-        wanted = "disk" if memory < total <= disk else "memory"
     if wanted == "disk":
         return disk_store(key, once, disk)
-    return memory_store(key, memory)
+    if wanted == "auto" and memory < total <= disk:
+        with contextlib.suppress(ConfigError):  # nobody asked for the disk: without it, as many as fit in memory
+            return disk_store(key, once, disk)
+    return memory_store(key, memory, total)

@@ -41,7 +41,7 @@ def deterministic(function: Marked) -> Marked:
     What stands before the first random step of a transform is then done once per image, and its result is cached.
     It must take a PIL image (RGB) and return one, and may be called from several threads.
     """
-    function.__dict__["deterministic"] = True
+    setattr(function, "deterministic", True)  # noqa: B010  # a class has no __dict__ to write to
     return function
 
 
@@ -80,7 +80,7 @@ def plan_of(transform: Step) -> Plan:
 def _steps(transform: Step) -> list[Step]:
     if type(transform) not in _SEQUENCES:
         return [transform]
-    inner: Sequence[Step] = getattr(transform, "transforms", None) or list(transform)  # type: ignore[call-overload]
+    inner: Sequence[Step] = getattr(transform, "transforms", transform)  # type: ignore[arg-type]
     return [step for one in inner for step in _steps(one)]
 
 
@@ -195,7 +195,9 @@ def to_pixels(image: Any) -> tuple[str, Pixels] | None:
 
 def from_pixels(kind: str, pixels: Pixels) -> Any:
     """Return the image that `to_pixels` took."""
-    if kind in ("RGB", "L"):
+    if kind == "RGB":
         return Image.fromarray(pixels)
+    if kind == "L":
+        return Image.fromarray(pixels).copy()  # it shares the array, and Pillow calls it readonly
     tensor = torch.from_numpy(pixels)
     return tv_tensors.Image(tensor) if kind == "image" else tensor

@@ -10,7 +10,7 @@ import contextlib
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -69,22 +69,30 @@ class Samples(Dataset[Any]):
         self.at: Any = [-1]  # the index that is being read; a loading process has its place in an array for all to see
         self.place = 0
 
-    def confirm_plan(self, indices: Sequence[int], device: torch.device) -> None:
-        """Do the transform as it is written where its plan gives other bits, on these images or on this device."""
+    def confirm_plan(self, indices: Iterable[int], device: torch.device, enough: int | None = None) -> None:
+        """Do the transform as it is written where its plan gives other bits, on these images or on this device.
+
+        Args:
+            enough: how many of the images that can be read are compared; None: all.
+        """
         if self.plan.finish is not None and not self.plan.finish.exact(device):
             self.plan = Plan(self.plan.once, (*self.plan.each, *self.plan.finish.tail))
         if not self.plan.once and self.plan.finish is None:
             return
+        compared = 0
         for index in indices:
+            if compared == enough:
+                return
             planned = self[(1, index)]
             self._seed(1, index)
             try:
                 plain = self.transform(decode_image(self.items[index]))
-            except Exception:  # the plan raises it as well, and `__getitem__` tells it
-                return
+            except Exception:  # the plan raises it as well, and `__getitem__` tells it; others may be sound
+                continue
             if isinstance(planned, Failure) or not _same(planned[0], plain):
                 self.plan = Plan(each=(self.transform,))
                 return
+            compared += 1
 
     def keep_in(self, store: Store | None) -> None:
         """Keep what is the same in every epoch in a store."""
@@ -154,6 +162,8 @@ class Samples(Dataset[Any]):
         finish, indices = self.plan.finish, [index for _epoch, index in positions]
         if self.store is None or self.labels is None or self.plan.each or finish is None:
             return None
+        if self.ahead is not None and not self.ahead.begun.keys().isdisjoint(indices):
+            return None  # the threads hold them ready, and go on when they are taken
         places = [self.places[index] for index in indices]
         first = places[0]
         if first is None or any(p is None or p[1:4] != first[1:4] for p in places):
@@ -252,8 +262,8 @@ class Ahead:
     def forget(self) -> None:
         """Let go of what was prepared and is not wanted any more."""
         self.coming.clear()
-        for future in self.begun.values():
-            future.cancel()
+        # What runs is waited for: no thread may be at the store when its files are closed or a process is forked.
+        wait([future for future in self.begun.values() if not future.cancel()])
         self.begun.clear()
 
     def close(self) -> None:

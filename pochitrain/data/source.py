@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pochitrain.config.canonical import digest
@@ -183,7 +182,7 @@ def _split(folder: ImageFolder, root: str | None, broken: list[BrokenImage]) -> 
     sizes = sorted(range(len(kept)), key=lambda position: _pixels(headers[kept[position]]))
     extremes = [shapes[ratios[0]], shapes[ratios[-1]], sizes[0], sizes[-1]] if kept else []
     return Split(
-        items=[str(Path(folder.root, folder.files[index])) for index in kept],
+        items=[folder.path(index) for index in kept],
         labels=[int(folder.labels[index]) for index in kept],
         extremes=tuple(dict.fromkeys(extremes)),
         manifest=_manifest(folder, root),

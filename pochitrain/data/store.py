@@ -11,9 +11,12 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 import struct
+import tempfile
 import threading
 import weakref
 import zlib
@@ -50,12 +53,16 @@ class Store:
 
     Args:
         pixels, index: paths of the two files, which are there.
-        limit_bytes: `add` refuses what would make the pixels larger.
+        limit_bytes: `add` refuses what would make the pixels, with those of the others, larger.
         lasting: the files outlive the process: images are found by their content too, and checked when they are read.
+        others_bytes: tells how large the stores are now that share the limit.
     """
 
-    def __init__(self, pixels: str, index: str, limit_bytes: int, *, lasting: bool) -> None:
+    def __init__(
+        self, pixels: str, index: str, limit_bytes: int, *, lasting: bool, others_bytes: Callable[[], int] = int
+    ) -> None:
         self.paths, self.limit_bytes, self.lasting = (pixels, index), limit_bytes, lasting
+        self.others_bytes = others_bytes
         self._pixels, self._index = (os.open(path, os.O_RDWR | os.O_CLOEXEC) for path in self.paths)
         weakref.finalize(self, close_files, (self._pixels, self._index))
         self._lock = threading.Lock()
@@ -66,7 +73,11 @@ class Store:
         self._refresh()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (*self.paths, self.limit_bytes, self.lasting)
+        return _reopened, (*self.paths, self.limit_bytes - self.others_bytes(), self.lasting)
+
+    def file_bytes(self) -> int:
+        """Return how large the pixels are now, whoever has added to them."""
+        return os.fstat(self._pixels).st_size
 
     def count(self) -> int:
         """Return how many images are known to be there."""
@@ -78,9 +89,7 @@ class Store:
         Raises:
             whatever `make` raises; OSError when the file is not there.
         """
-        status = os.stat(path)
-        name = f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
-        keys = [hashlib.blake2b(os.fsencode(name), digest_size=16).digest()]
+        keys = [_name_key(path)]
         if (place := self.find(keys[0])) is not None:
             return place
         if self.lasting:  # the same picture under another name, or touched
@@ -89,14 +98,15 @@ class Store:
             if (place := self.find(keys[1])) is not None:
                 self._append(keys[:1], place)
                 return place
-        if self.full or (made := make()) is None:
+        if self.full or (made := make()) is None or _name_key(path) != keys[0]:  # replaced meanwhile: made of which?
             return None
         return self.add(keys, *made)
 
     def find(self, key: bytes) -> Place | None:
         """Return where an image lies, whoever has put it there."""
         if key not in self._places:
-            self._refresh()
+            with self._lock:  # two threads would pass over the same records twice, and miss those that come after
+                self._refresh()
         return self._places.get(key)
 
     def add(self, keys: Sequence[bytes], kind: str, pixels: Pixels) -> Place | None:
@@ -108,7 +118,7 @@ class Store:
             if (place := self._places.get(keys[0])) is not None:  # another process was faster
                 return place
             place = Place(self.used_bytes, height, width, KINDS.index(kind), zlib.crc32(data) if self.lasting else 0)
-            if self.used_bytes + len(data) > self.limit_bytes:
+            if self.others_bytes() + self.used_bytes + len(data) > self.limit_bytes:
                 self.full = True
                 return None
             try:
@@ -170,7 +180,7 @@ class Store:
                 place = Place(*fields)
                 if place.kind < len(KINDS):
                     self._places[key] = place
-                    self.used_bytes = max(self.used_bytes, place.offset + int(np.prod(place.shape)))
+                    self.used_bytes = max(self.used_bytes, place.offset + math.prod(place.shape))
         self._read_to += len(data)
 
 
@@ -181,8 +191,18 @@ def _write(descriptor: int, data: Any, offset: int) -> None:
         rest, offset = rest[written:], offset + written
 
 
-def _reopened(pixels: str, index: str, limit_bytes: int, lasting: bool) -> Store:
-    return Store(pixels, index, limit_bytes, lasting=lasting)
+def _name_key(path: str) -> bytes:
+    """Return what stands for a file as it is now: whoever writes to it changes its ctime, even if its mtime is kept."""
+    status = os.stat(path)
+    numbers = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return hashlib.blake2b(os.fsencode(f"{os.path.abspath(path)}\0{numbers}"), digest_size=16).digest()
+
+
+def _reopened(pixels: str, index: str, limit_bytes: int, lasting: bool) -> Store | None:
+    try:
+        return Store(pixels, index, limit_bytes, lasting=lasting)
+    except FileNotFoundError:  # cleared before a loading process could open it, which then does without
+        return None
 
 
 def shape_of(kind: str, height: int, width: int) -> tuple[int, ...]:
@@ -214,20 +234,52 @@ def cache_dir() -> Path:
     """Return where images are kept on the disk: POCHI_CACHE_DIR, else the user's cache folder."""
     if given := os.environ.get("POCHI_CACHE_DIR"):
         return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "pochitrain", "images")
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given, "pochitrain", "images")
+    try:
+        return Path.home() / ".cache" / "pochitrain" / "images"
+    except RuntimeError:  # a user without a home, as in a container
+        return Path(tempfile.gettempdir(), f"pochitrain-{os.getuid()}", "images")
 
 
 def stored_pipelines() -> list[StoredPipeline]:
     """Return what the cache on the disk holds, the last used first."""
     found = []
-    for folder in cache_dir().glob("*/"):
-        with contextlib.suppress(OSError, ValueError, KeyError):  # it is being made or removed
-            steps = json.loads((folder / "pipeline.json").read_text())["steps"]
+    for folder in _folders():
+        with contextlib.suppress(OSError):  # it is being made or removed
+            steps = read_steps(folder)
             status = (folder / "pixels").stat()
             images = len({_RECORD.unpack(r)[1] for r, _crc in _SEALED.iter_unpack(_whole_records(folder / "index"))})
             used = folder.stat().st_mtime
-            found.append(StoredPipeline(folder.name, " → ".join(steps), images, status.st_size, used, folder))
+            shown = "?" if steps is None else " → ".join(steps)
+            found.append(StoredPipeline(folder.name, shown, images, status.st_size, used, folder))
     return sorted(found, key=lambda one: -one.used_at)
+
+
+def others_on_disk(folder: Path) -> int:
+    """Return how large all stores on the disk but one are."""
+    total = 0
+    for other in _folders():
+        if other != folder:
+            with contextlib.suppress(OSError):  # it is being made or removed
+                total += os.stat(other / "pixels").st_size
+    return total
+
+
+def _folders() -> list[Path]:
+    """Return the folders of the cache, whatever else lies beside them."""
+    try:
+        return [folder for folder in cache_dir().iterdir() if re.fullmatch("[0-9a-f]{24}", folder.name)]
+    except OSError:  # it is not there, or in a home that is not ours to look into
+        return []
+
+
+def read_steps(folder: Path) -> list[str] | None:
+    """Return what a store was made of, None where that is not there or not whole."""
+    try:
+        return [str(step) for step in json.loads((folder / "pipeline.json").read_text())["steps"]]
+    except (OSError, ValueError, KeyError, TypeError):  # the power failed, or the disk was full, when it was written
+        return None
 
 
 def _whole_records(index: Path) -> bytes:
@@ -237,5 +289,6 @@ def _whole_records(index: Path) -> bytes:
 
 def free_disk() -> int:
     """Return how many bytes the disk of the cache has left, those of the cache among them."""
-    folder = next(path for path in (cache_dir(), *cache_dir().parents) if path.exists())
+    # os.path, not Path: what is not ours to look into is not there, and no error.
+    folder = next(path for path in (cache_dir(), *cache_dir().parents) if os.path.exists(path))
     return shutil.disk_usage(folder).free + sum(one.used_bytes for one in stored_pipelines())

@@ -65,7 +65,7 @@ def choose_workers(wanted: int | None, samples: Samples, size: int, device: torc
     if wanted is not None:
         return wanted
     ready = not samples.plan.each and fits(samples.store, len(samples), size)
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     return 0 if ready else min(cores // 4 if device.type == "cpu" else cores - 1, _MOST_PROCESSES)
 
 
@@ -73,8 +73,13 @@ def fits(store: Store | None, count: int, size: int) -> bool:
     return store is not None and count * size <= store.limit_bytes
 
 
+def usable_cores() -> int:
+    """Return how many processor cores this process may use, which a scheduler or container may have limited."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def decoding_threads() -> int:
-    return min(os.cpu_count() or 1, 8)
+    return min(usable_cores(), 8)
 
 
 def images_ahead(batch_size: int, size: int) -> int:

@@ -77,6 +77,7 @@ def predict(
     seed: int = 0,
     timeout_seconds: int = 300,
     cache: str = "off",
+    cache_gb: float | None = None,
     tick: Callable[[int, int, int], None] = lambda step, steps, images: None,
 ) -> Predictions:
     """Return the model's answers; the model is moved to the device and left in evaluation mode.
@@ -92,6 +93,7 @@ def predict(
         channels_last: memory layout; None: where it helps.
         seed: that of the training; a transform that draws random numbers draws the same ones again.
         cache: "disk" uses and fills the cache on the disk; each image is read once, so another one would save nothing.
+        cache_gb: its limit, None: that of `open_store`.
         tick: called after each batch with (step, steps, images so far).
 
     Raises:
@@ -100,7 +102,7 @@ def predict(
     """
     started = time.perf_counter()
     layout = device.type != "mps" if channels_last is None else channels_last
-    loader = _loader(items, transform, batch_size, workers, device, layout, seed, timeout_seconds, cache)
+    loader = _loader(items, transform, batch_size, workers, device, layout, seed, timeout_seconds, cache, cache_gb)
     answer = _answering(model, device, precision, tta, layout)
     outputs, numbers, count = [], [], 0
     with closing(loader):
@@ -160,17 +162,18 @@ def _loader(
     seed: int,
     timeout_seconds: int,
     cache: str,
+    cache_gb: float | None,
 ) -> Loader:
     """Return the images in batches; what stands for the labels says which images a batch holds."""
     if isinstance(items, list | tuple):
         samples = Samples(items, range(len(items)), transform, seed, "val")
-        samples.confirm_plan((0,), device)
+        samples.confirm_plan(range(len(samples)), device, enough=1)
     else:
         numbered: Any = Numbered(items)
         samples = Samples(numbered, None, transform, seed, "val")
     size = image_bytes(samples)
     if size and cache == "disk":  # each image is read once, so only a cache of an earlier run saves anything
-        samples.keep_in(open_store(cache, samples.plan.once, len(samples), size, None))
+        samples.keep_in(open_store(cache, samples.plan.once, len(samples), size, cache_gb))
     return Loader(
         samples,
         batch_size=batch_size,

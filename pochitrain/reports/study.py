@@ -17,7 +17,7 @@ from pochitrain.config.search import Dimension
 from pochitrain.locale import _
 from pochitrain.reports import study_charts as charts
 from pochitrain.reports.html import Cell, Column, chart, escape, page, plotly_js, section, table
-from pochitrain.reports.trials import COMPLETE, FAILED, INTERRUPTED, PRUNED, RUNNING, StudyView, TrialRow
+from pochitrain.reports.trials import COMPLETE, FAILED, INTERRUPTED, PRUNED, RUNNING, WAITING, StudyView, TrialRow
 
 PLOTLY = "plotly.min.js"
 PAIRED = 4  # settings that contour.html shows against each other, in six pictures
@@ -192,12 +192,23 @@ def _cells(row: TrialRow, view: StudyView, names: Sequence[str]) -> list[Cell | 
         remark = _("ended after epoch {epoch} at {value}", epoch=last, value=charts.number(row.epochs[last]))
     return [
         _cell(row.number),
-        Cell(f'<span style="white-space: nowrap">{escape(row.state.lower() + mark)}</span>', row.state),
+        Cell(f'<span style="white-space: nowrap">{escape(_states()[row.state] + mark)}</span>', row.state),
         *(_cell(value) for value in values),
         *(_cell(row.point.get(name)) for name in names),
         _cell(None if row.seconds is None else round(row.seconds, 1)),
         remark,
     ]
+
+
+def _states() -> dict[str, str]:
+    return {
+        COMPLETE: _("complete"),
+        PRUNED: _("pruned"),
+        FAILED: _("failed"),
+        INTERRUPTED: _("interrupted"),
+        RUNNING: _("running"),
+        WAITING: _("waiting"),
+    }
 
 
 def _cell(value: Any) -> Cell:

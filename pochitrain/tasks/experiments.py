@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
 
@@ -54,14 +56,49 @@ def list_experiments(work_dir: Path, sort: str, reverse: bool) -> None:
         for line in (COLUMNS, *([_text(info, name) for name in COLUMNS] for info in infos)):
             print("\t".join(line))  # not through Rich, which turns tabs into blanks
         return
-    table = Table(box=SIMPLE_HEAD)
-    for name in COLUMNS:
+    console.print(experiments_table(infos))
+
+
+def experiments_table(infos: list[ExperimentInfo]) -> Table:
+    """Return the list for a terminal: in 80 columns, numbers and times are never cut."""
+    names, titles = list(COLUMNS), _titles()
+    monitors = {str(monitor) for info in infos if (monitor := info.manifest.get("monitor"))}
+    if len(monitors) == 1:  # one metric for all is the title of its column
+        names.remove("monitor")
+        titles["best"] = monitors.pop()
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in names:
+        folds = name in ("task", "model", "tags")
         table.add_column(
-            _titles()[name], justify="right" if name in ("epochs", "best") else "left", no_wrap=name == "id"
+            titles[name],
+            justify="right" if name in ("epochs", "best") else "left",
+            no_wrap=not folds,
+            overflow="fold" if folds else "ellipsis",
         )
     for info in infos:
-        table.add_row(*(_text(info, name) for name in COLUMNS))
-    console.print(table)
+        table.add_row(*(_shown(info, name) for name in names))
+    return table
+
+
+def _shown(info: ExperimentInfo, name: str) -> str:
+    """Return the text of a cell for a person: the status in words, the time without the year when it is this one."""
+    if name == "status":
+        return status_words(info.status)
+    text = _text(info, name)
+    return text.removeprefix(f"{datetime.now():%Y}-") if name == "when" else text
+
+
+def status_words(status: str) -> str:
+    """Return a status in the reader's language."""
+    words = {
+        "running": _("running"),
+        "complete": _("complete"),
+        "stopped": _("stopped"),
+        "failed": _("failed"),
+        "interrupted": _("interrupted"),
+        "broken": _("broken"),
+    }
+    return words[status]
 
 
 def _titles() -> dict[str, str]:
@@ -99,7 +136,7 @@ def show_experiment(work_dir: Path, text: str) -> None:
     rows = {
         _("id"): experiment.id,
         _("folder"): str(experiment.dir),
-        _("status"): status_of(experiment, manifest),
+        _("status"): status_words(status_of(experiment, manifest)),
         _("epochs"): f"{manifest.get('epochs_finished', 0)}/{manifest.get('epochs', '?')}",
         _("best epoch"): f"{manifest.get('best_epoch')} ({manifest.get('monitor')})",
         **{
@@ -120,7 +157,7 @@ def show_experiment(work_dir: Path, text: str) -> None:
     if failure := manifest.get("failure"):
         rows[_("failure")] = f"{failure.get('error')}: {failure.get('what')}"
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    width = max(len(name) for name in rows)
+    width = max(cell_len(name) for name in rows)
     for name, value in rows.items():
         if value:
-            console.print(f"{name:<{width}}  {value}")
+            console.print(f"{set_cell_size(name, width)}  {value}")

@@ -100,18 +100,27 @@ def task_name(config: Config) -> str:
 def why_new(plan: Plan, limit: int = 6) -> list[str]:
     """Return what distinguishes a new experiment from the nearest one in its work_dir, a line each; [] without any.
 
-    "learning_rate 0.001 → 0.002", "data.train +3 −1 ~2 files". The first line names the nearest experiment; of equally
-    near ones it is one of the same task, the last one that was at work.
+    "learning_rate 0.001 → 0.002", "data.train +3 −1 ~2 files". The first line names the nearest experiment. Those of
+    another task count when they share the settings or the data; of equally near ones it is one of the same task, the
+    last that was at work.
     """
+    task, new = task_name(plan.config), plan.identity
     infos = [info for info in find_experiments(Path(plan.config.work_dir)) if info.manifest.get("epochs_finished")]
     infos.sort(key=lambda info: str(info.manifest.get("updated")), reverse=True)
-    infos.sort(key=lambda info: info.task != task_name(plan.config))
-    found = [info.experiment for info in infos if info.experiment != plan.experiment]
-    others = [(other, identity) for other in found if (identity := read_identity(other))]
+    infos.sort(key=lambda info: info.task != task)
+    others = [
+        (info.experiment, old)
+        for info in infos
+        if info.experiment != plan.experiment
+        and (old := read_identity(info.experiment))
+        and (info.task == task or old.settings == new.settings or old.data == new.data)
+    ]
     if not others:
         return []
     nearest, identity = min(others, key=lambda pair: _distance(pair[1], plan.identity))
     lines = settings_difference(identity.settings, plan.identity.settings)
+    if identity == plan.identity:  # `task` puts the same experiment into another folder
+        lines.append(f"task {nearest.dir.parent.parent.name} → {task_name(plan.config)}")
     for name in ("data.train", "data.val"):
         if identity.data.get(name) != plan.identity.data.get(name):
             lines.append(_data_line(name, plan, nearest))

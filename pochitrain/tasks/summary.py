@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from pochitrain.config.schema import Config
+from pochitrain.engine.feed import usable_cores
 from pochitrain.engine.run import Run
 from pochitrain.history import History, Record, best_epoch, monitored
 from pochitrain.locale import _
@@ -138,7 +138,7 @@ def waiting_advice(history: History, config: Config) -> str:
     waited, seconds = (sum(record.get(name, 0.0) for record in later) for name in ("data_seconds", "seconds"))
     if not seconds or waited / seconds <= WAITING_SHARE:
         return ""
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     advice = []
     if (config.num_workers or 0) < cores:
         advice.append(_("num_workers = {count}", count=cores))

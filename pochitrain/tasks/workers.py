@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
@@ -72,7 +72,12 @@ class Worker:
 def import_ahead() -> None:
     """Begin the process that all workers are forked from: it imports torch, once for all of them. Waits for nothing."""
     _context.set_forkserver_preload(["pochitrain.tasks.workers"])
-    forkserver.ensure_running()
+    resource_tracker.ensure_running()  # its start would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl+C is for the parent alone
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Workers:
@@ -265,7 +270,7 @@ class Refusal:
 
 def work_for_ever(pipe: Connection, start: Start) -> None:
     """Do what comes through the pipe until the parent closes it or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches all: the parent decides what it means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches all, and the parent decides what it means
     threading.Thread(target=_follow_the_parent, daemon=True).start()
     os.chdir(start.directory)
     os.environ.clear()

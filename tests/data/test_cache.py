@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import pickle
 import resource
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -116,6 +119,62 @@ def test_a_file_is_found_by_its_content_after_a_copy_and_anew_after_a_change(tmp
     assert len(made) == 2
 
 
+@pytest.mark.parametrize("lasting", [True, False])
+def test_a_file_that_is_rewritten_in_place_is_made_anew_even_with_its_old_date(tmp_path: Path, lasting: bool) -> None:
+    path, store = tmp_path / "a.png", on_disk() if lasting else memory_store("x", 10**7)
+    path.write_bytes(b"first")
+    status = os.stat(path)
+    first = store.image(str(path), lambda: ("RGB", pixels(1)))
+    while os.stat(path).st_ctime_ns == status.st_ctime_ns:  # the clock of a file system ticks in milliseconds
+        path.write_bytes(b"other")
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    second = store.image(str(path), lambda: ("RGB", pixels(2)))
+    assert first is not None
+    assert second is not None
+    assert np.array_equal(store.read(second), pixels(2))
+
+
+def test_a_file_that_is_replaced_while_it_is_decoded_is_not_kept(tmp_path: Path) -> None:
+    path, store = tmp_path / "a.png", on_disk()
+    path.write_bytes(b"first")
+
+    def make() -> tuple[str, Pixels]:
+        (tmp_path / "new").write_bytes(b"second")
+        os.replace(tmp_path / "new", path)
+        return "RGB", pixels(2)
+
+    assert store.image(str(path), make) is None
+    path.write_bytes(b"first")
+    assert store.image(str(path), lambda: ("RGB", pixels(1))) is not None
+    assert store.count() == 1
+
+
+def test_threads_that_look_at_once_miss_nothing_of_what_another_process_adds() -> None:
+    """Both would pass over the same records, and the image that comes next would be written over another one."""
+    store, count, interval = memory_store("x", 10**7), 0, sys.getswitchinterval()
+    other = Store(*store.paths, 10**7, lasting=False)
+    sys.setswitchinterval(1e-6)
+    try:
+        for _round in range(60):
+            threads = [threading.Thread(target=store.find, args=(key(10**9),)) for _ in range(8)]
+            for adding in (other, other, other, None, other, store):
+                if adding is None:
+                    for thread in threads:
+                        thread.start()
+                    for thread in threads:
+                        thread.join()
+                else:
+                    adding.add([key(count)], "RGB", pixels(count))
+                    count += 1
+    finally:
+        sys.setswitchinterval(interval)
+    again = Store(*store.paths, 10**7, lasting=False)
+    for number in range(count):
+        place = again.find(key(number))
+        assert place is not None
+        assert np.array_equal(again.read(place), pixels(number))
+
+
 def samples_of(paths: list[str], store: Store) -> Samples:
     samples = Samples(paths, [0] * len(paths), transforms.Compose([*STEPS, transforms.ToTensor()]), 1, "val")
     samples.keep_in(store)
@@ -187,8 +246,31 @@ def test_pipelines_that_were_not_used_for_longest_make_room(folder: Path) -> Non
         os.utime(folder / pipeline_key(one), (time.time() - 100 + age,) * 2)
     newest = disk_store(pipeline_key(STEPS + STEPS), STEPS, 5 * 192 + 1)
     assert [one.key for one in stored_pipelines()] == [pipeline_key(STEPS + STEPS), pipeline_key(steps[2])]
-    assert newest.limit_bytes == 1
+    assert newest.limit_bytes - newest.others_bytes() == 1
     assert newest.add([key(1)], "RGB", pixels(1)) is None
+
+
+@pytest.mark.parametrize("wanted", ["memory", "disk"])
+def test_the_stores_of_a_training_keep_the_limit_together(wanted: str) -> None:
+    stores = [open_store(wanted, (transforms.Resize(size),), 10, 192, 1921e-9) for size in (8, 9)]
+    for number in range(10):
+        for store in stores:
+            assert store is not None
+            store.add([key(number)], "RGB", pixels(number))
+    assert [store.used_bytes for store in stores if store is not None] == [5 * 192, 5 * 192]
+
+
+def test_in_memory_the_oldest_make_room_but_not_the_store_of_the_same_training() -> None:
+    limit = 10 * 192
+    for name in ("old", "training"):
+        store = memory_store(name, limit, 5 * 192)
+        for number in range(5):
+            store.add([key(number)], "RGB", pixels(number))
+    assert set(cache._in_memory) == {"old", "training"}
+    memory_store("validation", limit, 5 * 192)
+    assert set(cache._in_memory) == {"training", "validation"}
+    memory_store("large", limit, 50 * 192)
+    assert set(cache._in_memory) == {"validation", "large"}
 
 
 def test_the_key_is_that_of_the_steps() -> None:
@@ -212,6 +294,30 @@ def test_which_one_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     assert opened("disk", 1) == "disk 2000"
     assert opened("off", 1) == "none"
     assert cache.free_memory() > 0
+
+
+@pytest.mark.parametrize("place", ["file/cache", "n" * 300])
+def test_without_a_folder_that_can_be_written_memory_serves_who_did_not_ask_for_the_disk(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("POCHI_CACHE_DIR", str(tmp_path / place))
+    monkeypatch.setattr(cache, "free_memory", lambda: 2000)
+    store = open_store("auto", STEPS, 11, 100, None)
+    assert store is not None
+    assert (store.lasting, store.limit_bytes) == (False, 1000)
+
+
+def test_in_a_container_files_that_were_read_do_not_count_as_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "_CGROUP", tmp_path)
+    (tmp_path / "memory.current").write_text("1000000\n")
+    (tmp_path / "memory.stat").write_text("anon 300000\ninactive_file 600000\n")
+    (tmp_path / "memory.max").write_text("1000000\n")
+    assert cache.free_memory() == 600000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert cache.free_memory() > 600000
 
 
 def test_a_folder_that_cannot_be_written_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,3 +345,27 @@ def test_the_cache_is_listed_and_cleared() -> None:
     assert place is not None
     assert np.array_equal(store.read(place), pixels(1))  # who reads it keeps it
     assert "empty" in run.invoke(app, ["cache", "list"]).output
+
+
+def test_what_a_power_failure_left_of_a_folder_can_be_listed_and_cleared(folder: Path) -> None:
+    on_disk().add([key(1)], "RGB", pixels(1))
+    (folder / KEY / "pipeline.json").write_text("")
+    (folder / "photos").mkdir()  # POCHI_CACHE_DIR may be a folder that holds other things
+    for name in ("pixels", "index", "pipeline.json"):
+        (folder / "photos" / name).write_text("{}")
+    assert [(one.key, one.steps, one.images) for one in stored_pipelines()] == [(KEY, "?", 1)]
+    on_disk()
+    assert [one.steps for one in stored_pipelines()] == ["Resize"]
+    assert CliRunner().invoke(app, ["cache", "clear"]).exit_code == 0
+    assert [path.name for path in folder.iterdir()] == ["photos"]
+
+
+def test_a_loading_process_that_comes_after_the_clearing_does_without(tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "a.png")
+    samples = samples_of([str(tmp_path / "a.png")], on_disk())
+    wanted, _labels, _failures = samples.__getitems__([(1, 0)])
+    travelling = pickle.dumps(samples)  # as to a process that is spawned
+    CliRunner().invoke(app, ["cache", "clear"])
+    there = pickle.loads(travelling)
+    assert there.store is None
+    assert torch.equal(there.__getitems__([(1, 0)])[0], wanted)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter
@@ -21,6 +25,7 @@ from pochitrain.data.loaders import Loader
 from pochitrain.data.pipeline import plan_of
 from pochitrain.data.reading import Samples
 from pochitrain.data.store import Store
+from pochitrain.engine.feed import decoding_threads, usable_cores
 from pochitrain.engine.predict import predict
 from pochitrain.randomness import permutation, seed_everything
 from tests.data import zoo
@@ -193,6 +198,61 @@ def test_a_step_that_is_derived_from_a_known_one_is_not_known() -> None:
     assert plan_of(v1.Compose([Shaken((8, 8)), v1.ToTensor()])).once == ()
 
 
+def test_a_sequence_of_nothing_does_nothing() -> None:
+    tail = v1.ToTensor()
+    assert plan_of(v1.Compose([])).each == ()
+    assert plan_of(v1.Compose([v1.Compose([]), nn.Sequential(), tail])).finish is not None
+
+
+def test_a_class_of_steps_can_be_marked() -> None:
+    @deterministic
+    class Turned:
+        def __call__(self, image: Image.Image) -> Image.Image:
+            return image.rotate(90)
+
+    assert len(plan_of(v1.Compose([Turned(), v1.ToTensor()])).once) == 1
+
+
+def test_an_image_without_colours_can_be_written_to_when_it_comes_from_the_store(paths: list[str]) -> None:
+    def dotted(image: Image.Image) -> Image.Image:
+        pixels: Any = image.load()
+        pixels[0, 0] = 255
+        return image
+
+    three = v1.Lambda(lambda tensor: tensor.expand(3, -1, -1))
+    transform = v1.Compose([v1.Resize((8, 8)), v1.Grayscale(1), dotted, v1.ToTensor(), three])
+    loader = loader_of(paths, transform, "val", store=memory_store("dotted", 10**8))
+    for epoch in (1, 2):
+        assert torch.equal(given(loader, epoch), expected(paths, transform, epoch, "val"))
+    loader.close()
+
+
+def test_an_unreadable_image_does_not_hide_that_a_plan_is_wrong(paths: list[str], tmp_path: Path) -> None:
+    """The end of the transform takes arrays, of which a plan knows nothing."""
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    files = [str(tmp_path / "broken.png"), *paths]
+    transform = v1.Compose([v1.Resize((8, 8)), np.array, v1.ToTensor()])
+    samples = Samples(files, [0] * len(files), transform, 7, "val")
+    samples.confirm_plan((0, 1), CPU)
+    assert samples.plan.each == (transform,)
+    judged = predict(
+        Pixels(), [str(n) for n in range(192)], files, None, transform,
+        batch_size=5, workers=0, device=CPU, precision="fp32",
+    )  # fmt: skip
+    assert len(judged.broken) == 1
+    assert torch.equal(torch.from_numpy(judged.logits).view(-1, 3, 8, 8), expected(paths, transform, 1, "val"))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux alone binds processes to cores")
+def test_only_cores_that_this_process_may_use_count() -> None:
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert (usable_cores(), decoding_threads()) == (1, 1)
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
 @pytest.mark.parametrize(
     "end",
     [
@@ -251,6 +311,47 @@ def test_what_is_read_ahead_is_bounded_and_let_go(paths: list[str]) -> None:
     batches.close()  # type: ignore[attr-defined]
     assert loader.samples.ahead is not None
     assert loader.samples.ahead.begun == {}
+    loader.close()
+
+
+def test_images_that_are_read_from_the_store_do_not_stop_the_reading_ahead(
+    paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set()
+
+    @deterministic
+    def noted(image: Image.Image) -> Image.Image:
+        threads.add(threading.current_thread().name)
+        return image
+
+    monkeypatch.setattr(cache, "_in_memory", {})
+    transform = v1.Compose([noted, v1.Resize((8, 8)), v1.ToTensor()])
+    loader = loader_of(paths, transform, "val", store=memory_store("ahead", 10**8))
+    loader.batches.batch_size = 2  # two batches are read ahead
+    threads.clear()
+    for _images, _labels in loader.epoch(1):
+        time.sleep(0.05)  # so that what comes next lies in the store when it is asked for
+    assert all(name.startswith("decode") for name in threads)
+    loader.close()
+
+
+def test_no_thread_is_at_work_after_an_epoch_that_was_left(paths: list[str]) -> None:
+    """A process that is forked while a thread holds the lock of a store would wait for it for ever."""
+    at_work: set[int] = set()
+
+    @deterministic
+    def slow(image: Image.Image) -> Image.Image:
+        at_work.add(threading.get_ident())
+        time.sleep(0.02)
+        at_work.discard(threading.get_ident())
+        return image
+
+    loader = loader_of(paths, v1.Compose([slow, v1.Resize((8, 8)), v1.ToTensor()]), "val")
+    batches = loader.epoch(1)
+    next(batches)
+    assert at_work
+    batches.close()  # type: ignore[attr-defined]
+    assert not at_work
     loader.close()
 
 

@@ -52,10 +52,26 @@ def test_more_epochs_continue_a_finished_run(undisturbed: Undisturbed, tmp_path:
     assert differing(left_behind(tmp_path / "grown"), left_behind(tmp_path / "straight")) == []
 
 
-@pytest.mark.parametrize(("first", "then"), [(0, 2), (2, 0), (0, 4)])
-def test_other_numbers_of_loading_processes(undisturbed: Undisturbed, tmp_path: Path, first: int, then: int) -> None:
-    work_dir, said = begun(undisturbed, tmp_path, num_workers=first), tmp_path / "said.txt"
-    assert live(trained(undisturbed.config, work_dir=str(work_dir), num_workers=then), said) == 0, said.read_text()
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"num_workers": 0}, {"num_workers": 2}),
+        ({"num_workers": 2}, {"num_workers": 0}),
+        ({"num_workers": 0}, {"num_workers": 4}),
+        ({"cache": "off"}, {"cache": "disk"}),
+        ({"cache": "disk"}, {"cache": "memory"}),
+    ],
+)
+def test_other_ways_to_load_the_images(
+    undisturbed: Undisturbed,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    first: dict[str, Any],
+    then: dict[str, Any],
+) -> None:
+    monkeypatch.setenv("POCHI_CACHE_DIR", str(tmp_path / "cache"))
+    work_dir, said = begun(undisturbed, tmp_path, **first), tmp_path / "said.txt"
+    assert live(trained(undisturbed.config, work_dir=str(work_dir), **then), said) == 0, said.read_text()
     assert differing(left_behind(work_dir), undisturbed.left) == []
 
 

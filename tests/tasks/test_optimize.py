@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from pochitrain.history import TIMING
 from pochitrain.reports.trials import COMPLETE, FAILED, PRUNED
 from pochitrain.tasks.confirm import gain_interval
 from pochitrain.tasks.optimize import Searched
-from pochitrain.tasks.workers import device_of
+from pochitrain.tasks.workers import device_of, import_ahead
 from tests.conftest import TINY, pochi
 
 WriteConfig = Callable[..., Path]
@@ -384,13 +385,14 @@ def interrupt(path: Path) -> None:
     (path.parent / "hold").unlink()
 
 
-def alive(text: str) -> list[int]:
-    """Return the processes whose command line holds `text`, or that work in that folder."""
+def alive(folder: Path) -> list[int]:
+    """Return the processes that work in a folder, but this one and its children: the fork server may stand anywhere."""
     found = []
-    for folder in Path("/proc").glob("[0-9]*"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            if (folder / "cwd").resolve() == Path(text) and folder.name != str(os.getpid()):
-                found.append(int(folder.name))
+            parent = re.search(r"^PPid:\s*(\d+)", (process / "status").read_text(), re.MULTILINE)
+            if (process / "cwd").resolve() == folder and parent is not None:
+                found += [int(process.name)] if os.getpid() not in (int(process.name), int(parent[1])) else []
         except OSError:
             continue
     return found
@@ -425,10 +427,10 @@ def test_a_search_that_was_stopped_and_killed_goes_on_as_if_nothing_had_been(
     process.kill()
     process.join()
     for _attempt in range(200):
-        if not alive(str(tmp_path)):
+        if not alive(tmp_path):
             break
         time.sleep(0.05)
-    assert not alive(str(tmp_path))  # no worker outlives the search
+    assert not alive(tmp_path)  # no worker outlives the search
 
     (path.parent / "hold").unlink()
     found = optimize(load_config(path))
@@ -520,12 +522,21 @@ def train_epoch(run, epoch):
     time.sleep(0.1)
     return {"train_loss": 1.0, "train_accuracy": 0.0}
 """
-    goal = optuna(
-        {"learning_rate": RATE}, n_trials=100, timeout_minutes=0.01, pruner=None
-    )  # trials for 20 s, 0.6 s for them
+    # Twenty seconds of trials, 1.2 seconds for them: enough of both for a machine that is fast or busy.
+    goal = optuna({"learning_rate": RATE}, n_trials=100, timeout_minutes=0.02, pruner=None)
     found = optimize(load_config(write_config(lines + goal)))
     assert 1 <= len(found.rows) < 100
     assert {(row.state, len(row.epochs)) for row in found.rows} == {(COMPLETE, 2)}  # what has begun is finished
+
+
+def test_the_process_that_workers_come_from_does_not_hear_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks: list[set[int]] = []
+    monkeypatch.setattr(
+        forkserver, "ensure_running", lambda: masks.append(set(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+    )
+    import_ahead()
+    assert [signal.SIGINT in mask for mask in masks] == [True]  # what it inherits
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_workers_take_the_gpus_in_turn() -> None:

@@ -126,7 +126,7 @@ def test_what_changed_makes_a_new_experiment_and_is_named(
 
 
 def test_the_nearest_experiment_may_be_of_another_task_but_the_own_one_is_preferred(
-    write_config: WriteConfig, capsys: pytest.CaptureFixture[str]
+    write_config: WriteConfig, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def new(lines: str) -> str:
         train(load_config(write_config("epochs = 1\nval_data_root = None\n" + lines)))
@@ -137,7 +137,9 @@ def test_the_nearest_experiment_may_be_of_another_task_but_the_own_one_is_prefer
     assert new("seed = 2\ntask = 'b'").startswith("new because seed 1 → 2 (nearest: ")
     assert new("seed = 3\ntask = 'b'").startswith("new because seed 2 → 3 (nearest: ")
     assert new("seed = 4\ntask = 'a'").startswith("new because seed 1 → 4 (nearest: ")
+    assert new("seed = 1\ntask = 'b'").startswith("new because task a → b (nearest: ")
     assert new("seed = 3\nbatch_size = 5\ntask = 'c'").startswith("new because batch_size 4 → 5 (nearest: ")
+    assert new(f"seed = 5\ntask = 'd'\ntrain_data_root = {str(images / 'val')!r}") == ""  # nothing in common
 
 
 @pytest.mark.parametrize(
