@@ -194,7 +194,7 @@ def find_experiment(work_dir: Path, text: str) -> Experiment:
         raise ConfigError(
             _("More than one experiment begins with {text}:", text=text) + _lines(matches),
             str(work_dir),
-            _("give more digits of the id"),
+            _("give more digits of the id, or the folder of the experiment"),
         )
     raise ConfigError(
         _("No experiment is meant by {text}", text=text or '""') + _lines(_similar(found, text)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 import time
 import weakref
@@ -100,7 +101,7 @@ class Loader:
             pin_memory=self.pin_memory,
             persistent_workers=count > 0,
             timeout=min(self.timeout_seconds / 4, POLL_SECONDS) if count else 0,
-            worker_init_fn=functools.partial(begin_worker, self.workers.pids, self.workers.at),
+            worker_init_fn=functools.partial(begin_worker, self.workers.pids, self.workers.at, os.getpid()),
             generator=torch.Generator(),  # its draw of a base seed shall not touch the global generator
         )
 
@@ -177,7 +178,12 @@ class Loader:
     def _answers(self) -> Iterator[Batch]:
         """Yield the batches; ask again after a silence that is not yet too long, and let torch look for the dead."""
         with self.workers.starting():
-            batches = iter(self._loader)
+            if (alive := self._loader._iterator) is not None:
+                # Processes that live on say that they are ready for the next epoch: torch waits for each of them, and
+                # sees the dead. A limit would take the pause of a stopped process (Ctrl+Z) for a silence.
+                alive._timeout = 0
+            batches: Any = iter(self._loader)
+            batches._timeout = self._loader.timeout
         while True:
             silent_seconds = 0.0  # counted, not read from a clock: a stopped process (Ctrl+Z) did not listen
             while True:

@@ -78,7 +78,15 @@ def _deaths_unreported() -> Iterator[None]:
             signal.signal(signal.SIGCHLD, handler)
 
 
-def begin_worker(pids: Any, at: Any, number: int) -> None:
+def begin_worker(pids: Any, at: Any, training: int, number: int) -> None:
+    """Begin as a loading process.
+
+    Args:
+        pids, at: the places of `Workers`, one of each is this process's.
+        training: the process that trains.
+    """
+    if multiprocessing.get_start_method() != "forkserver" and os.getppid() != training:
+        os._exit(1)  # killed before torch began to watch whether it lives
     samples: Any = get_worker_info().dataset  # type: ignore[union-attr]
     pids[number], samples.at, samples.place = os.getpid(), at, number
     for received in _FOR_THE_TRAINING:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pochitrain.config.schema import Config
 from pochitrain.data.cache import open_store
+from pochitrain.data.decode import decode_image
 from pochitrain.data.loaders import Loader
 from pochitrain.data.pipeline import to_pixels
 from pochitrain.data.reading import Failure, Samples
@@ -113,6 +114,8 @@ def _probe_images(loader: Loader, split: Split, setting: str) -> None:
     for index in split.extremes:
         sample = loader.samples[(1, index)]
         if isinstance(sample, Failure):
+            if loader.skip_failures and _is_broken(loader.samples, index):
+                continue
             raise DataError(
                 _("{setting} fails on an image: {reason}", setting=setting, reason=sample.reason),
                 loader.samples.name(index),
@@ -141,8 +144,28 @@ def _probe_images(loader: Loader, split: Split, setting: str) -> None:
         )
 
 
+def _is_broken(samples: Samples, index: int) -> bool:
+    """Tell whether a sample cannot be read, whatever the transform does: its header may be sound and its middle not."""
+    try:
+        samples.items[index] if samples.labels is None else decode_image(samples.items[index])
+    except Exception:  # a data set of the user's may raise anything
+        return True
+    return False
+
+
 def example(loader: Loader, split: Split) -> Tensor:
-    """Return one image as a batch (1, 3, H, W)."""
-    sample: Any = loader.samples[(1, split.extremes[0])]
-    image: Tensor = sample[0]
-    return image.unsqueeze(0)
+    """Return one image as a batch (1, 3, H, W).
+
+    Raises:
+        DataError: no image can be read.
+    """
+    for index in (*split.extremes, *range(len(split))):
+        sample: Any = loader.samples[(1, index)]
+        if not isinstance(sample, Failure):
+            image: Tensor = sample[0]
+            return image.unsqueeze(0)
+    raise DataError(
+        _("No image of epoch {epoch} could be read", epoch=1),
+        "train_data_root",
+        _("look whether the folder is still there, and at the images that were skipped"),
+    )

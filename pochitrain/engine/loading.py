@@ -88,6 +88,12 @@ def find_model(work_dir: Path, text: str) -> tuple[Path, Experiment | None]:
             _("a relative path starts from {folder}", folder=os.getcwd()),
         )
     experiment = find_experiment(work_dir, text)
+    if not experiment.best_pt.is_file() and read_manifest(experiment).get("epochs_finished"):
+        raise DataError(
+            _("This trial has no model: the search keeps the weights of its best ones only"),
+            str(experiment.dir),
+            _('search with a higher optuna["keep_weights"], or train its settings'),
+        )
     if not experiment.best_pt.is_file():
         raise DataError(
             _("This experiment has no model yet: no epoch is finished"),

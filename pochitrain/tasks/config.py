@@ -103,18 +103,25 @@ def print_difference(work_dir: Path, first: str, second: str) -> bool:
     """Print in which settings two config files or experiments differ; return whether they do."""
     from pochitrain.config.identity import settings_difference
 
-    lines = settings_difference(_settings_of(work_dir, first), _settings_of(work_dir, second))
-    print("\n".join(lines) if lines else _("no difference: the same experiment"))
+    (settings, data), (others, other_data) = _parts_of(work_dir, first), _parts_of(work_dir, second)
+    lines = settings_difference(settings, others)
+    if data is not None and other_data is not None:
+        changed = sorted(name for name in data.keys() | other_data.keys() if data.get(name) != other_data.get(name))
+        lines += [_("{name} changed", name=name) for name in changed]
+        same = _("no difference: the same experiment")
+    else:
+        same = _("no difference in the settings")
+    print("\n".join(lines) if lines else same)
     return bool(lines)
 
 
-def _settings_of(work_dir: Path, text: str) -> dict[str, str]:
-    """Return the settings in the identity of a config file, or of an experiment by its id or folder."""
+def _parts_of(work_dir: Path, text: str) -> tuple[dict[str, str], dict[str, str] | None]:
+    """Return settings and data in the identity of an experiment, by its id or folder; of a file the settings."""
     from pochitrain.config.identity import canonical_settings
     from pochitrain.tasks.prepare import checked_config, read_identity
 
     if text.endswith(".py"):
-        return canonical_settings(checked_config(text))
+        return canonical_settings(checked_config(text)), None
     experiment = find_experiment(work_dir, text)
     identity = read_identity(experiment)
     if identity is None:
@@ -123,4 +130,4 @@ def _settings_of(work_dir: Path, text: str) -> dict[str, str]:
             str(experiment.identity_json),
             _("give the config file"),
         )
-    return identity.settings
+    return identity.settings, identity.data

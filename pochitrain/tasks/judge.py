@@ -89,6 +89,7 @@ class Judge:
                 batch_size=self.batch_size,
                 workers=config.num_workers,
                 cache=config.cache,
+                cache_gb=config.cache_gb,
                 device=self.device,
                 precision=precision or self.precision,
                 temperature=temperature,

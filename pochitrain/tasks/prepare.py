@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,14 +48,18 @@ def checked_config(path: str | os.PathLike[str], overrides: Mapping[str, Any] | 
         ConfigError: with every mistake at once.
     """
     try:
-        config = load_config(path, overrides)
+        with warnings.catch_warnings(record=True) as caught:
+            config = load_config(path, overrides)
     except InvalidConfig as error:
         problems = [p for p in check_parts(error.partial) if p.where.split(".")[0] not in error.wrong]
         raise ConfigError(problems=[*error.problems, *_located(problems, error.partial)]) from None
+    for warning in [] if config.ignore_warnings else caught:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     if problems := check_parts(config):
         raise ConfigError(problems=_located(problems, config))
     first = _settings_of(config)
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said by the first time
         config = load_config(path, overrides)
     if unstable := settings_difference(first, _settings_of(config)):
         raise ConfigError(

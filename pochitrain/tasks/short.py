@@ -120,16 +120,21 @@ def in_a_fork(work: Callable[[], object], output: Path) -> tuple[int, str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # the threads of NumPy's BLAS, which knows of forks
         process.start()
+    pid = process.pid
+    assert pid is not None
     try:
         process.join()
-    finally:
-        process.kill()  # when Ctrl+C has ended the waiting
+    finally:  # also when Ctrl+C has ended the waiting, and loading processes that outlive a killed training
+        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
         process.join()
     assert process.exitcode is not None
     return process.exitcode, output.read_text(encoding="utf-8", errors="replace").strip()
 
 
 def _work(work: Callable[[], object], output: Path) -> None:
+    os.setsid()
     descriptor = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     for number, stream in ((1, "stdout"), (2, "stderr")):
         os.dup2(descriptor, number)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pochitrain.tasks.train import Trained
 
 
+_WORTH_TELLING = 1.0  # seconds of waiting in an epoch
 WAITING_SHARE = 0.2  # of an epoch: from here on the run says that it waits for its images
 
 
@@ -104,7 +105,7 @@ def say_epoch(log: Log, record: Record, config: Config, history: History) -> Non
 
 
 def _waiting(record: Record) -> str:
-    share = record["data_seconds"] / record["seconds"] if record["seconds"] else 0.0
+    share = record["data_seconds"] / record["seconds"] if record["data_seconds"] >= _WORTH_TELLING else 0.0
     return "   " + _("waits for data {share}", share=f"{share:.0%}") if share > WAITING_SHARE else ""
 
 
@@ -136,7 +137,7 @@ def waiting_advice(history: History, config: Config) -> str:
     """Return what to do when the epochs after the first, which fills the cache, waited for their images; else ""."""
     later = [record for record in history[1:] if "data_seconds" in record] or history[:1]
     waited, seconds = (sum(record.get(name, 0.0) for record in later) for name in ("data_seconds", "seconds"))
-    if not seconds or waited / seconds <= WAITING_SHARE:
+    if waited < _WORTH_TELLING * len(later) or not seconds or waited / seconds <= WAITING_SHARE:
         return ""
     cores = usable_cores()
     advice = []

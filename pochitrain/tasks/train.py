@@ -240,7 +240,9 @@ def _train_until(outputs: Outputs, history: History, trial: Trial | None, reques
         if trial is None:
             outputs.draw(history)
         raise StoppedError(
-            _("Stopped after epoch {epoch}, and saved", epoch=len(history)),
+            _("Stopped after epoch {epoch}, and saved", epoch=len(history))
+            if history
+            else _("Stopped in the first epoch, and saved"),
             str(experiment.dir),
             _("the same command continues"),
             exit_code=request.exit_code,

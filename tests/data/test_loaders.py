@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -247,6 +248,31 @@ def test_a_batch_of_failures_is_an_empty_batch() -> None:
     assert [labels.tolist() for _images, labels in loader.epoch(1)] == [[], [4, 5, 6, 7, 8]]
 
 
+@pytest.mark.parametrize("damaged", ["one", "all"])
+def test_damage_that_no_header_tells_of_is_skipped_from_the_start_on(
+    write_config: WriteConfig, images: Path, tmp_path: Path, damaged: str
+) -> None:
+    """The images of the most different shapes are tried before the first epoch: here the widest is one of the bad."""
+    from PIL import Image
+
+    data = shutil.copytree(images, tmp_path / "data")
+    wide = data / "train" / "bee" / "wide.png"
+    Image.effect_noise((90, 20), 50).save(wide)
+    for path in [wide] if damaged == "one" else data.glob("train/*/*.png"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 255
+        path.write_bytes(content)
+    lines = "train_transform = transforms.Compose([transforms.Resize((8, 8)), transforms.ToTensor()])\n"
+    path = write_config(lines + "val_data_root = None\n", data=data)
+    if damaged == "all":
+        with pytest.raises(DataError, match="No image"):
+            fitted(path, epochs=1, on_bad_image="skip")
+        return
+    run, history = fitted(path, epochs=2, on_bad_image="skip")
+    assert run.train_loader.skipped == {str(wide)}
+    assert len(history) == 2
+
+
 # -- processes
 
 KILLED = """
@@ -285,6 +311,8 @@ def no_child_is_left() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_child_is_left")
+# The death may be noticed while garbage is collected, and then once more where it matters.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <Finalize:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("act", "seconds", "reason"),
     [

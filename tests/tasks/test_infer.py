@@ -30,7 +30,7 @@ from pochitrain.engine.calibration import (
 from pochitrain.engine.checkpoint import load_weights
 from pochitrain.engine.loading import load_model
 from pochitrain.errors import ConfigError, DataError
-from pochitrain.experiment import Experiment
+from pochitrain.experiment import Experiment, read_manifest, write_manifest
 from pochitrain.tasks.calibrate import calibrate
 from pochitrain.tasks.infer import Inferred, Wish, infer
 from pochitrain.tasks.judged import RESULTS
@@ -461,6 +461,8 @@ def wrong(plain: Experiment, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         shutil.copytree(plain.dir, root / "work_dirs" / "task" / "model" / name)
     shutil.copytree(plain.dir, root / "begun")
     (root / "begun" / "best.pt").unlink()
+    begun = Experiment(root / "begun", "")
+    write_manifest(begun, {**read_manifest(begun), "epochs_finished": 0})
     (root / "damaged.pt").write_bytes(plain.best_pt.read_bytes()[:-100])
     torch.save({"model": {}, "attack": functools.partial(os.mkdir, str(root / "sentinel"))}, root / "attack.pt")
     torch.save({"weight": torch.zeros(2)}, root / "weights.pt")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from pochitrain import load_config, train
 from pochitrain.engine.checkpoint import Checkpoints
 from pochitrain.experiment import Experiment
 from pochitrain.history import TIMING
+from pochitrain.tasks.prepare import checked_config
 from tests.conftest import make_images, pochi
 from tests.faults.lives import Life, command, live
 
@@ -306,3 +308,14 @@ def test_two_starts_at_once_train_once(write_config: WriteConfig, tmp_path: Path
     for name in ("hang", "slow"):
         (tmp_path / name).unlink()
     assert live(command("train", "-c", path, cwd=tmp_path), third) == 0, third.read_text()
+
+
+@pytest.mark.parametrize(("lines", "count"), [("", 1), ("ignore_warnings = True\n", 0)])
+def test_a_warning_of_the_config_itself_is_said_once_or_not_at_all(
+    write_config: WriteConfig, lines: str, count: int
+) -> None:
+    path = write_config(lines + "import warnings\nwarnings.warn('my own')")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        checked_config(path)
+    assert [str(warning.message) for warning in caught] == ["my own"] * count
