@@ -74,7 +74,7 @@ def train(
         with lock(experiment):
             return _go_on(chosen, strict_env, log, trial)
     run = build_run(config, chosen.data)  # what cannot be built leaves no folder behind, and moves none
-    if experiment.dir.exists():
+    if restart and experiment.dir.exists():
         log.info(_("The old experiment is kept as {path}", path=set_aside(experiment)))
     with lock(experiment):
         if experiment.experiment_json.exists():  # another process began it in the meantime, and has ended

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import gc
 import io
 import multiprocessing
 import os
@@ -105,6 +106,7 @@ class Life:
 
 
 def _live(work: Work, output: Path) -> None:
+    gc.freeze()  # what other tests left to be collected is not this process's to end
     os.setsid()
     descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
     for number, stream in ((1, "stdout"), (2, "stderr")):
