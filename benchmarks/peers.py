@@ -65,8 +65,7 @@ loaders = DataLoaders(DataLoader(data, batch_size=128, shuffle=True), DataLoader
 learner = Learner(loaders, model, loss_func=nn.functional.cross_entropy, path=".",
                   opt_func=partial(OptimWrapper, opt=partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-4)))
 learner._do_epoch_validate = lambda *a, **k: None
-with learner.no_bar(), learner.no_logging():
-    learner.fit({epochs}, lr=0.01)
+learner.fit({epochs}, lr=0.01)
 learner.save("model")
 """,
     "huggingface trainer": """
@@ -124,7 +123,7 @@ def main() -> None:
             folder = Path(name)
             commands = {}
             for title, text in SCRIPTS.items():
-                script = folder / f"{title.split()[0]}.py"
+                script = folder / f"peer_{title.split()[0]}.py"
                 script.write_text((COMMON + text).format(data=data, epochs=given.epochs))
                 commands[title] = [given.python, script.name]
             for precision in ("fp32", "auto"):
