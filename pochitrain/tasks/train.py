@@ -13,6 +13,7 @@ import torch
 from pochitrain import durable
 from pochitrain.config.inject import name_of
 from pochitrain.config.schema import Config
+from pochitrain.data.decode import display_name
 from pochitrain.data.source import Data, load_data
 from pochitrain.engine.checkpoint import Checkpoints, load_weights
 from pochitrain.engine.loop import Diverged, Observer, Stop, check_finite, fit
@@ -262,6 +263,8 @@ def _end(outputs: Outputs, history: History, trial: Trial | None, best: list[dic
     run, log = outputs.run, outputs.log
     if skipped := run.train_loader.skipped | (run.val_loader.skipped if run.val_loader else set()):
         log.warning(_("{count} images could not be read while training", count=len(skipped)))
+        for name in sorted(skipped)[:20]:
+            log.warning(f"  {display_name(name)}")
     say_end(log, trained, outputs.config)
     return trained
 
