@@ -338,18 +338,25 @@ def test_images_that_are_read_from_the_store_do_not_stop_the_reading_ahead(
 def test_no_thread_is_at_work_after_an_epoch_that_was_left(paths: list[str]) -> None:
     """A process that is forked while a thread holds the lock of a store would wait for it for ever."""
     at_work: set[int] = set()
+    seen: list[Image.Image] = []
+    ahead = threading.Event()
 
     @deterministic
     def slow(image: Image.Image) -> Image.Image:
         at_work.add(threading.get_ident())
-        time.sleep(0.02)
+        seen.append(image)
+        if len(seen) > 5:  # beyond the batch that is asked for
+            ahead.set()
+            time.sleep(0.2)
         at_work.discard(threading.get_ident())
         return image
 
     loader = loader_of(paths, v1.Compose([slow, v1.Resize((8, 8)), v1.ToTensor()]), "val")
+    seen.clear()
+    ahead.clear()
     batches = loader.epoch(1)
     next(batches)
-    assert at_work
+    assert ahead.wait(30)
     batches.close()  # type: ignore[attr-defined]
     assert not at_work
     loader.close()
