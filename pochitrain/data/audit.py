@@ -1,6 +1,6 @@
 """What is wrong with the images of a config: each file decoded in full, once, and compared with all the others.
 
-What was learned of a file is remembered by its path, size and time of change, so that a second look costs no decoding.
+What was learned of a file is remembered (`remembered`), so that a second look costs no decoding.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,32 +17,18 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pochitrain.data.decode import BrokenImage, decode_image, display_name
+from pochitrain.data.decode import BrokenImage, decode_with_remark, display_name
 from pochitrain.data.folder import ImageFolder
 from pochitrain.data.likeness import alike, limits, signature
-from pochitrain.durable import make_directory, write_durably
-from pochitrain.errors import DiskError
+from pochitrain.data.remembered import RECORD, Facts, remember, remembered, stamp
 from pochitrain.locale import _
 
-Facts = npt.NDArray[np.void]
 Step = tuple[Literal["resize", "crop"], tuple[int, ...]]  # (shorter side,) or (height, width)
 Severity = Literal["error", "warning"]
 
 SMALL_CLASS = {"train": 10, "val": 5}  # images; with fewer, one image moves the accuracy of the class by 20 points
 CROP_LIMIT = 0.6  # of the area of an image; Resize(256), CenterCrop(224) takes 23 % of a square, 43 % of 4:3
 
-# Of a readable file; a row of zeros stands for the others. `signature` is `likeness.signature`.
-RECORD = np.dtype(
-    [
-        ("bytes", "<i8"),
-        ("mtime_ns", "<i8"),
-        ("width", "<i4"),
-        ("height", "<i4"),
-        ("digest", "u1", (32,)),  # SHA-256 of the file
-        ("signature", "<f2", (8, 8)),
-    ]
-)
-_MAGIC = b"pochick1"  # counts up when RECORD, the decoder or the signature change their meaning
 _CHUNK = 16  # files; the most that is lost to Ctrl+C
 
 
@@ -124,7 +110,7 @@ class Finding:
 
 
 def survey(split: str, folder: ImageFolder, cache: Path, advance: Callable[[int], None] = lambda files: None) -> Survey:
-    """Return what is known of the files, after decoding those that `cache` does not know.
+    """Return what is known of the files, after decoding those that `cache` does not know, or knows to be broken.
 
     Threads decode. Processes take a second to start and are faster only where images are so small that it hardly
     matters (7 500 of 32 × 32: 0.6 s against 1.0 s). What was decoded is in the cache also after an interrupt.
@@ -134,38 +120,35 @@ def survey(split: str, folder: ImageFolder, cache: Path, advance: Callable[[int]
         advance: is told how many more files are done.
     """
     facts = np.zeros(len(folder.files), RECORD)
-    known = _remembered(cache)
+    known = remembered(cache)
     names = [os.fsencode(name) for name in folder.files]
-    stamps = [_stamp(folder.path(index)) for index in range(len(names))]
-    new = []
-    for index, (name, stamp) in enumerate(zip(names, stamps, strict=True)):
+    stamps = [stamp(folder.path(index)) for index in range(len(names))]
+    new, broken = [], set[int]()
+    for index, (name, here) in enumerate(zip(names, stamps, strict=True)):
         row = known.get(name)
-        if row is not None and (row["bytes"], row["mtime_ns"]) == stamp:
+        if row is not None and (row["bytes"], row["mtime_ns"]) == here:
             facts[index] = row
-        else:
+        if not facts[index]["width"]:
             new.append(index)
+        if facts[index]["mtime_ns"] and not facts[index]["width"]:
+            broken.add(index)
     advance(len(facts) - len(new))
     reasons: dict[int, str] = {}
     notes: list[str] = []
+    learned = False
     try:
         for index, found in _measured(folder, new, advance):
             if isinstance(found, str):
                 reasons[index] = found
+                facts["bytes"][index], facts["mtime_ns"][index] = stamps[index]
             else:
                 facts[index] = (*stamps[index], *found)
-                known[names[index]] = facts[index]
+            known[names[index]] = facts[index]
+            learned |= index not in broken or index not in reasons
     finally:
-        if len(new) > len(reasons):
-            notes += _remember(cache, known, folder)
+        if learned:
+            notes += remember(cache, known, folder)
     return Survey(split, folder, facts, reasons, tuple(notes))
-
-
-def _stamp(path: str) -> tuple[int, int]:
-    try:
-        status = os.stat(path)
-    except OSError:  # decoding it says why
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
 
 
 def _measured(
@@ -188,43 +171,14 @@ def _measured(
 
 def _measure(path: str) -> tuple[Any, ...] | str:
     try:
-        image = decode_image(path)
+        image, remark = decode_with_remark(path)
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
     except BrokenImage as error:
         return error.problems[0].what
     except OSError as error:
         return os.strerror(error.errno or 0)
-    return image.width, image.height, np.frombuffer(digest, np.uint8), signature(image)
-
-
-def _remembered(cache: Path) -> dict[bytes, np.void]:
-    """Return name → record of what an earlier check decoded; nothing when the file is not there or damaged."""
-    try:
-        content = cache.read_bytes()
-    except OSError:
-        return {}
-    payload = memoryview(content)[40:]
-    if content[:40] != _MAGIC + hashlib.sha256(payload).digest():
-        return {}
-    names_end = 8 + int.from_bytes(payload[:8], "little")
-    names = bytes(payload[8:names_end]).split(b"\0")  # the one byte that no file name holds
-    return dict(zip(names, np.frombuffer(payload, RECORD, offset=names_end), strict=True))
-
-
-def _remember(cache: Path, known: Mapping[bytes, np.void], folder: ImageFolder) -> list[str]:
-    """Write the records of all files that are still there; return a sentence if that fails: the check goes on."""
-    here = set(map(os.fsencode, folder.files))
-    kept = [name for name in known if name in here or os.path.exists(os.path.join(os.fsencode(folder.root), name))]
-    names = b"\0".join(kept)
-    payload = len(names).to_bytes(8, "little") + names + np.array([known[name] for name in kept], RECORD).tobytes()
-    try:
-        make_directory(cache.parent)
-        write_durably(cache, [_MAGIC + hashlib.sha256(payload).digest(), payload], sync=False)
-    except DiskError as error:
-        problem = error.problems[0]
-        return [_("the next check decodes again: {what} ({where})", what=problem.what, where=problem.where)]
-    return []
+    return image.width, image.height, np.frombuffer(digest, np.uint8), signature(image), remark.encode()
 
 
 # ---- the same picture twice ----
@@ -296,6 +250,20 @@ def unreadable(survey: Survey, severity: Severity) -> list[Finding]:
             what = _("no image of class {name} can be read", name=name)
             found.append(Finding("empty_class", "error", display_name(folder.root), detail=what))
     return found
+
+
+def doubtful(survey: Survey) -> list[Finding]:
+    """Return a finding for each image that the decoder has remarked on."""
+    return [
+        Finding(
+            "doubtful",
+            "warning",
+            display_name(survey.folder.path(int(index))),
+            detail=survey.facts["remark"][index].decode(errors="replace"),
+        )
+        for index in survey.readable
+        if survey.facts["remark"][index]
+    ]
 
 
 def small_classes(survey: Survey) -> list[Finding]:

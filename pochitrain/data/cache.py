@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import PIL
+import simplejpeg
 import torch
 import torchvision
 
@@ -141,7 +142,7 @@ def pipeline_key(once: Sequence[Step]) -> str:
         ConfigError: a step has no stable form.
     """
     flat = canonical({"once": list(once)})
-    libraries = {library.__name__: library.__version__ for library in (PIL, torch, torchvision)}
+    libraries = {library.__name__: library.__version__ for library in (PIL, simplejpeg, torch, torchvision)}
     return digest({**flat, "version": str(VERSION), **libraries})[:24]
 
 

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
@@ -64,6 +65,10 @@ _DAMAGE = (
     struct.error,
     Image.DecompressionBombError,
 )
+
+# What libjpeg remarks on (its jerror.h) when it has filled in pixels that it could not decode: data is missing, or left
+# over although more of the picture follows. Left over before the end (0xd9), it may be a careless writer's.
+_LOST = re.compile(r"premature end|Huffman code|arithmetic code|instead of RST|bytes before marker (?!0xd9)", re.I)
 
 _PLUGINS = r"PIL\.(Tiff|Png)ImagePlugin"
 _SILENT = ("ignore", None, Warning, re.compile(_PLUGINS), 0)
@@ -127,10 +132,36 @@ def decode_image(path: str | Path) -> Image.Image:
         BrokenImage: the file cannot be read, is no image, is cut off or damaged, has a kind of pixels that is
             refused, or declares more than MAX_PIXELS (told by the header, before any pixel is decoded).
     """
+    return decode_with_remark(path)[0]
+
+
+def decode_with_remark(path: str | Path) -> tuple[Image.Image, str]:
+    """Return the picture as `decode_image` does, and what the decoder found odd about a file that it could decode."""
     with _reading(path) as file:
-        image = _open(file)
+        image, remark = _open(file), ""
+        if image.format == "JPEG" and image.mode in ("RGB", "L"):
+            image, remark = _decode_jpeg(image, file)
+        else:
+            image.load()
+        return _upright(_to_rgb(image)), remark
+
+
+def _decode_jpeg(image: Any, file: BinaryIO) -> tuple[Any, str]:
+    """Return (picture with its metadata still on it, libjpeg's remark) of an opened JPEG of one or three channels.
+
+    Pillow has the same libjpeg-turbo, gives the same pixels and takes as long, but keeps libjpeg's remarks to itself:
+    the missing half of a damaged picture would be grey, and nobody would know.
+    """
+    file.seek(0)
+    try:
+        decoded = Image.fromarray(simplejpeg.decode_jpeg(file.read()))
+    except ValueError as error:
+        if _LOST.search(remark := str(error)):
+            raise Refusal(_("damaged: some of its pixels cannot be decoded ({detail})", detail=remark)) from None
         image.load()
-        return _upright(_to_rgb(image))
+        return image, remark
+    decoded.info = image.info
+    return decoded, ""
 
 
 def inspect_image(path: str | Path) -> ImageHeader:

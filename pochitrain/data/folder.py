@@ -50,12 +50,15 @@ class ImageFolder:
 # ---- finding the files ----
 
 
-def scan_folder(root: str | Path) -> ImageFolder:
+def scan_folder(root: str | Path, faults: list[Problem] | None = None) -> ImageFolder:
     """Return the classes and images below a root. Reads folders only, never a file.
 
     Hidden entries never count: a leading dot, `__MACOSX`, `Thumbs.db`, `desktop.ini`. Linked folders are followed. What
     is reachable twice counts once, where the order meets it first. What is left out for a reason that a reader may not
     expect (other kinds of files, dangling links, loops, second names) is told in `notes`.
+
+    Args:
+        faults: takes what is wrong, as long as there are images all the same; without it, that is an error.
 
     Raises:
         DataError: with everything that is wrong: the root is missing or no folder, a folder cannot be read, there is no
@@ -87,8 +90,10 @@ def scan_folder(root: str | Path) -> ImageFolder:
         scan.walk(*folders[name][0], label)
     spellings = {name: [spelling for spelling, _status in folders[name]] for name in classes}
     problems = scan.problems + _class_problems(root, spellings, scan, loose)
-    if problems:
+    if problems and (faults is None or not scan.files):
         raise DataError(problems=problems)
+    if faults is not None:
+        faults += problems
     notes = scan.notes()
     if loose:
         notes.insert(0, _("{count} images beside the class folders are left out", count=loose))
@@ -259,10 +264,10 @@ def with_classes(
     problems = []
     if extra:
         what = _("Classes that {source} does not have: {names}", source=source, names=_listed(extra))
-        problems.append(Problem(what, where, _("remove or rename these folders") + _likely(extra, missing)))
+        problems.append(Problem(what, where, _("remove or rename these classes") + _likely(extra, missing)))
     if missing:
         what = _("Classes of {source} that are missing: {names}", source=source, names=_listed(missing))
-        problems.append(Problem(what, where, _("add these folders with their images, or remove the classes there")))
+        problems.append(Problem(what, where, _("add images of these classes, or remove the classes there")))
     if problems:
         raise DataError(problems=problems)
     number = {name: label for label, name in enumerate(classes)}

@@ -219,10 +219,13 @@ class Loader:
         if self.skip_failures and not any(failure.mend for failure in failures):
             self.skipped.update(names)
             return
+        mend = _('mend or remove it, or set on_bad_image = "skip"')
+        if self.samples.labels is not None:  # files, not a data set of the user's
+            mend = _('mend or remove it (pochi check finds all such files), or set on_bad_image = "skip"')
         raise DataError(
             _("A sample cannot be used: {reason}", reason=failures[0].reason),
             "\n    ".join(names[:10]),
-            failures[0].mend or _('mend or remove it, or set on_bad_image = "skip"'),
+            failures[0].mend or mend,
         )
 
 

@@ -16,7 +16,7 @@ from pochitrain.data.decode import display_name
 from pochitrain.data.folder import SUFFIXES, ImageFolder, check_headers, manifest, scan_folder, with_classes
 from pochitrain.data.source import AUTO, load_data
 from pochitrain.data.split import split_folder
-from pochitrain.data.table import is_table, read_table
+from pochitrain.data.table import is_table, list_images, read_table
 from pochitrain.errors import ConfigError, DataError, Problem
 from pochitrain.locale import _
 
@@ -57,10 +57,10 @@ def pick_validation(config: Config, classes: Sequence[str]) -> Picked:
             if root == AUTO:
                 assert config.train_data_root is not None
                 where = config.train_data_root
-                _train, folder = split_folder(_listed(where), config.val_fraction, config.group_by)
+                _train, folder = split_folder(list_images(where), config.val_fraction, config.group_by)
                 source = f"{os.path.abspath(where)} (val_data_root = {AUTO!r})"
                 return _labelled(folder, classes, "val", source, allow_missing=True, table=is_table(where))
-            return _labelled(_listed(root), classes, "val", os.path.abspath(root), table=is_table(root))
+            return _labelled(list_images(root), classes, "val", os.path.abspath(root), table=is_table(root))
         except DataError as error:
             mend = _("give the folder of images with --data")
             what = _("The validation data of this experiment cannot be used")
@@ -92,10 +92,6 @@ def pick_images(sources: Sequence[str], classes: Sequence[str], *, allow_missing
     paths = list(dict.fromkeys(path for source in sources for path in _files(source)))
     common = os.path.dirname(paths[0]) if len(paths) == 1 else os.path.commonpath(map(os.path.abspath, paths))
     return _unlabelled(paths, common or ".", (), ", ".join(sources[:10]))
-
-
-def _listed(root: str) -> ImageFolder:
-    return read_table(root) if is_table(root) else scan_folder(root)
 
 
 def _labelled(

@@ -20,10 +20,10 @@ from pochitrain.data.folder import (
     manifest,
     manifest_digest,
     nested_roots,
-    scan_folder,
 )
+from pochitrain.data.remembered import cache_file, still_broken
 from pochitrain.data.split import split_folder, ungrouped
-from pochitrain.data.table import is_table, read_table
+from pochitrain.data.table import is_table, list_images
 from pochitrain.errors import ConfigError, DataError, Problem
 from pochitrain.locale import _
 
@@ -63,7 +63,8 @@ class Data:
 def load_data(config: Config) -> Data:
     """Find, check and label the data of a config.
 
-    Costs one look at each folder and at the head and tail of each file, no decoding.
+    Costs one look at each folder and at the head and tail of each file. Decoded are only the files that the last
+    `pochi check` could not decode.
 
     Raises:
         DataError: with every broken image, or with what is wrong with the folders.
@@ -86,14 +87,15 @@ def load_data(config: Config) -> Data:
 
 def _folder_data(config: Config) -> Data:
     train, val, notes = find_images(config)
-    if val is not None and config.val_data_root != AUTO:
+    # Drawn by content, equal images are on one side; groups may hold the same image twice.
+    if val is not None and (config.val_data_root != AUTO or config.group_by):
         notes += _leak_notes(config, train, val)
     broken: list[BrokenImage] = []
     root = config.train_data_root
-    train_split = _split(train, root, broken)
+    train_split = _split(config, train, root, broken)
     val_split = None
     if val is not None:
-        val_split = _split(val, root if config.val_data_root == AUTO else config.val_data_root, broken)
+        val_split = _split(config, val, root if config.val_data_root == AUTO else config.val_data_root, broken)
     if broken and config.on_bad_image == "error":
         problems = [Problem(error.problems[0].what, error.problems[0].where) for error in broken]
         advice = _('mend or remove the {count} files, or set on_bad_image = "skip"', count=len(broken))
@@ -125,25 +127,42 @@ def find_images(config: Config) -> tuple[ImageFolder, ImageFolder | None, list[s
         DataError: a folder or table cannot be read, or the classes of the two differ.
     """
     assert config.train_data_root is not None
-    train = _listed(config.train_data_root)
+    train = list_images(config.train_data_root)
     notes = list(train.notes)
     if config.val_data_root is None:
         return train, None, notes
     if config.val_data_root != AUTO:
-        val = _listed(config.val_data_root)
+        val = list_images(config.val_data_root)
         return train, check_same_classes(train, val), [*notes, *val.notes]
     if config.group_by and (count := ungrouped(train, config.group_by)):
         notes.append(_("group_by finds nothing in {count} of {total} paths", count=count, total=len(train.files)))
-    train, val = split_folder(train, config.val_fraction, config.group_by)
-    if alone := [name for label, name in enumerate(val.classes) if label not in set(val.labels)]:
+    whole = train
+    train, val = split_folder(whole, config.val_fraction, config.group_by)
+    return train, val, notes + _drawing_notes(whole, val, config.val_fraction)
+
+
+def _drawing_notes(whole: ImageFolder, val: ImageFolder, fraction: float) -> list[str]:
+    """Return what came out of a drawing that can differ from what was wished: each image is drawn by itself."""
+    notes = []
+    counts, drawn = Counter(whole.labels), Counter(val.labels)
+    if alone := [name for label, name in enumerate(whole.classes) if not drawn[label]]:
         notes.append(
             _("classes with a single image or group, which are not validated: {names}", names=", ".join(alone))
         )
-    return train, val, notes
-
-
-def _listed(root: str) -> ImageFolder:
-    return read_table(root) if is_table(root) else scan_folder(root)
+    shares = sorted((drawn[label] / counts[label], whole.classes[label]) for label in drawn)
+    if shares and (shares[0][0] < 0.6 * fraction or shares[-1][0] > 1.4 * fraction):
+        notes.append(
+            _(
+                "validation holds {low:.0f} % of class {first} and {high:.0f} % of class {last}; val_fraction is "
+                "{wanted:.0f} %",
+                low=100 * shares[0][0],
+                first=shares[0][1],
+                high=100 * shares[-1][0],
+                last=shares[-1][1],
+                wanted=100 * fraction,
+            )
+        )
+    return notes
 
 
 def _manifest(folder: ImageFolder, root: str | None) -> dict[str, Any]:
@@ -158,7 +177,8 @@ def _manifest(folder: ImageFolder, root: str | None) -> dict[str, Any]:
 
 def _leak_notes(config: Config, train: ImageFolder, val: ImageFolder) -> list[str]:
     # Two tables may list different files of one folder.
-    by_folder = not any(is_table(root) for root in (config.train_data_root, config.val_data_root) if root)
+    roots = [config.train_data_root or "", config.val_data_root or ""]
+    by_folder = AUTO not in roots and not any(map(is_table, roots))
     nested = [text for text in [by_folder and nested_roots(train.root, val.root)] if text]
     leaks = exact_leaks(train, val)
     if not leaks:
@@ -168,10 +188,14 @@ def _leak_notes(config: Config, train: ImageFolder, val: ImageFolder) -> list[st
     return [*nested, told]
 
 
-def _split(folder: ImageFolder, root: str | None, broken: list[BrokenImage]) -> Split:
-    """Return the readable images of a folder; what is unreadable is added to `broken`."""
+def _split(config: Config, folder: ImageFolder, root: str | None, broken: list[BrokenImage]) -> Split:
+    """Return the images of a folder, as far as it is known that they can be read; the others are added to `broken`."""
     headers, errors = check_headers(folder)
     broken += errors
+    for index, error in still_broken(folder, cache_file(config.work_dir, folder.root)):
+        if headers[index] is not None:
+            headers[index] = None
+            broken.append(error)
     kept = [index for index, header in enumerate(headers) if header is not None]
     shapes: dict[float, int] = {}  # aspect ratio → position among those kept
     for position, index in enumerate(kept):

@@ -8,7 +8,7 @@ import unicodedata
 from pathlib import Path
 
 from pochitrain.data.decode import display_name
-from pochitrain.data.folder import ImageFolder
+from pochitrain.data.folder import ImageFolder, scan_folder
 from pochitrain.errors import DataError, Problem
 from pochitrain.locale import _
 
@@ -17,11 +17,19 @@ def is_table(root: str) -> bool:
     return root.lower().endswith(".csv")
 
 
-def read_table(path: str | Path) -> ImageFolder:
+def list_images(root: str, faults: list[Problem] | None = None) -> ImageFolder:
+    """Return what a table or a folder lists; see `read_table` and `scan_folder`."""
+    return read_table(root, faults) if is_table(root) else scan_folder(root, faults)
+
+
+def read_table(path: str | Path, faults: list[Problem] | None = None) -> ImageFolder:
     """Return the images that a table lists; relative paths start from the table's own folder.
 
     UTF-8, with or without a byte order mark. Other columns are ignored. The images are sorted by class and path, like
     those of folders.
+
+    Args:
+        faults: takes what is wrong, as long as there are images all the same; without it, that is an error.
 
     Raises:
         DataError: with every line that has no label, or whose file is missing or listed before.
@@ -47,8 +55,10 @@ def read_table(path: str | Path) -> ImageFolder:
     images, problems = _checked(path, rows)
     if not images and not problems:
         problems = [Problem(_("The table lists no image"), str(path), _("add a line for each image: path,label"))]
-    if problems:
+    if problems and (faults is None or not images):
         raise DataError(problems=problems)
+    if faults is not None:
+        faults += problems
     images.sort(key=lambda image: (image[0], unicodedata.normalize("NFC", image[1]), image[1]))
     classes = tuple(sorted({label for label, _name, _size in images}))
     number = {name: index for index, name in enumerate(classes)}
@@ -78,6 +88,7 @@ def _checked(path: Path, rows: list[tuple[int, str, str]]) -> tuple[list[tuple[s
             continue
         if name in seen:
             problems.append(Problem(_("{name} is listed twice", name=display_name(name)), where, _("remove the line")))
+            continue
         seen.add(name)
         images.append((unicodedata.normalize("NFC", label), name, size))
     return images, problems

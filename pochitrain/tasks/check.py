@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import hashlib
 import io
 import itertools
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +28,7 @@ from pochitrain.data.audit import (
     Twins,
     cropped,
     describe,
+    doubtful,
     duplicates,
     lost_area,
     small_classes,
@@ -38,9 +37,10 @@ from pochitrain.data.audit import (
     unreadable,
 )
 from pochitrain.data.decode import decode_image, display_name
-from pochitrain.data.folder import ImageFolder, nested_roots, scan_folder
+from pochitrain.data.folder import ImageFolder, check_same_classes, nested_roots
+from pochitrain.data.remembered import cache_file
 from pochitrain.data.source import AUTO, find_images
-from pochitrain.data.table import is_table, read_table
+from pochitrain.data.table import is_table, list_images
 from pochitrain.durable import make_directory, remove, require_writable, write_text
 from pochitrain.errors import ConfigError, DataError, Problem
 from pochitrain.locale import _
@@ -91,32 +91,44 @@ def _folders(config: Config) -> tuple[dict[str, ImageFolder], list[Finding]]:
         )
     try:
         train, val, notes = find_images(config)
-    except DataError as error:
-        return _what_can_be_listed(config, error)
+    except DataError:
+        return _what_can_be_listed(config)
     folders = {"train": train} if val is None else {"train": train, "val": val}
     return folders, [Finding("left_out", "warning", display_name(train.root), detail=note) for note in notes]
 
 
-def _what_can_be_listed(config: Config, error: DataError) -> tuple[dict[str, ImageFolder], list[Finding]]:
+def _what_can_be_listed(config: Config) -> tuple[dict[str, ImageFolder], list[Finding]]:
     folders: dict[str, ImageFolder] = {}
     problems: list[Problem] = []
     for split, root in (("train", config.train_data_root), ("val", config.val_data_root)):
         if root is None or root == AUTO:
             continue
         try:
-            folders[split] = read_table(root) if is_table(root) else scan_folder(root)
+            folders[split] = list_images(root, problems)
         except DataError as reason:
             problems += reason.problems
     if not folders:
         raise DataError(problems=problems)
-    kind = "folder" if problems else "classes"
-    return folders, [Finding(kind, "error", found.where, detail=found.what) for found in problems or error.problems]
+    findings = [Finding("folder", "error", found.where, detail=found.what) for found in problems]
+    if len(folders) == 2:
+        try:
+            check_same_classes(folders["train"], folders["val"])
+        except DataError as error:
+            findings += [Finding("classes", "error", found.where, detail=found.what) for found in error.problems]
+    return folders, findings + [
+        Finding("left_out", "warning", display_name(folder.root), detail=note)
+        for folder in folders.values()
+        for note in folder.notes
+    ]
 
 
 def _surveys(config: Config, folders: Mapping[str, ImageFolder], log: Log) -> list[Survey]:
     with _progress(log, sum(len(folder.files) for folder in folders.values())) as advance:
         try:
-            found = [survey(split, folder, _cache(config, folder), advance) for split, folder in folders.items()]
+            found = [
+                survey(split, folder, cache_file(config.work_dir, folder.root), advance)
+                for split, folder in folders.items()
+            ]
         except KeyboardInterrupt:
             log.warning(_("stopped; the next check goes on from here"))
             raise
@@ -124,12 +136,6 @@ def _surveys(config: Config, folders: Mapping[str, ImageFolder], log: Log) -> li
         for note in each.notes:
             log.warning(note)
     return found
-
-
-def _cache(config: Config, folder: ImageFolder) -> Path:
-    """Return where is kept what is known of a root: beside the experiments, for every config that reads it."""
-    key = os.fsencode(os.path.realpath(folder.root))
-    return Path(config.work_dir, ".cache", "check", hashlib.sha256(key).hexdigest()[:16])
 
 
 @contextlib.contextmanager
@@ -151,7 +157,7 @@ def _findings(config: Config, surveys: Sequence[Survey], pairs: Sequence[Twins])
     steps = crop_steps(config.val_transform)
     for each in surveys:
         found += unreadable(each, "error" if config.on_bad_image == "error" else "warning")
-        found += small_classes(each) + cropped(each, steps)
+        found += doubtful(each) + small_classes(each) + cropped(each, steps)
     return found
 
 
@@ -189,6 +195,7 @@ def kind_name(kind: str) -> str:
         "folder": _("data folder that cannot be used"),
         "classes": _("classes that differ"),
         "unreadable": _("unreadable file"),
+        "doubtful": _("damaged inside, or written carelessly"),
         "empty_class": _("class without a readable image"),
         "nested": _("folders inside each other"),
         "left_out": _("left out"),

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("pochitrain", "torch", "torchvision", "pillow", "numpy")
+_PACKAGES = ("pochitrain", "torch", "torchvision", "pillow", "simplejpeg", "numpy")
 _MAY_ROUND_DIFFERENTLY = (
     *(*_PACKAGES[1:], "python", "processor", "gpu", "threads"),
     *("device", "precision", "channels_last", "compile"),

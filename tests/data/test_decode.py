@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pochitrain.data.decode import BrokenImage, decode_image, display_name, inspect_image
+from pochitrain.data.decode import BrokenImage, decode_image, decode_with_remark, display_name, inspect_image
 from pochitrain.errors import DataError
 from tests.data import zoo
 
@@ -76,6 +76,15 @@ def test_what_only_the_pixels_tell_is_refused_when_decoding(
     path = write(tmp_path, name, content)
     inspect_image(path)
     assert word in reason(decode_image, path)
+
+
+def test_what_may_be_careless_or_damaged_is_decoded_with_a_remark(tmp_path: Path) -> None:
+    for content, word in zoo.doubtful_jpegs().values():
+        path = write(tmp_path, "a.jpg", content)
+        image, remark = decode_with_remark(path)
+        assert word in remark
+        assert image.size == (80, 96)
+    assert decode_with_remark(write(tmp_path, "a.jpg", GOOD["plain.jpg"].content))[1] == ""
 
 
 COMPLETE_BEFORE_ITS_END = {"two-pictures.jpg", "film-behind.jpg", "padded.jpg", "two.tif"}  # something follows

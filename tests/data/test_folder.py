@@ -245,7 +245,7 @@ def test_classes_that_differ_are_named_on_both_sides() -> None:
         check_same_classes(train, folder_of("Ants", "bee", "dog"))
     extra, missing = caught.value.problems
     assert extra.what == "Classes that data/train does not have: Ants, dog"
-    assert extra.mend == "remove or rename these folders (Ants → ant)"
+    assert extra.mend == "remove or rename these classes (Ants → ant)"
     assert missing.what == "Classes of data/train that are missing: ant, cat"
     assert extra.where == missing.where == "data/val"
     assert caught.value.exit_code == 3

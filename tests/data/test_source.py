@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,6 +81,23 @@ def test_auto_makes_a_split_that_is_part_of_the_identity(write_config: WriteConf
     other = load_data(load_config(path, {"val_fraction": 0.6}))
     assert other.digests != data.digests
     assert load_data(load_config(path)).digests == data.digests
+
+
+def test_what_a_drawing_leaves_to_chance_is_told(write_config: WriteConfig, tmp_path: Path) -> None:
+    root = make_images(tmp_path / "all", {"ant": 300, "bee": 4, "cat": 1})
+    shutil.copy(root / "ant" / "000.png", root / "bee" / "same.png")
+
+    def notes(lines: str) -> str:
+        split = f"train_data_root = {str(root)!r}\nval_data_root = 'auto'\n{lines}"
+        return "\n".join(load_data(load_config(write_config(split))).notes)
+
+    assert "not validated: cat" in notes("")
+    assert re.search(
+        r"validation holds \d+ % of class (ant|bee) and \d+ % of class (ant|bee); val_fraction is 20 %", notes("")
+    )
+    assert "in training and in validation" not in notes("")
+    pairs = [notes(f"val_fraction = {part / 10}\ngroup_by = '.*'") for part in range(1, 10)]
+    assert any("1 images are in training and in validation" in text for text in pairs)
 
 
 def test_a_table_in_the_place_of_folders(write_config: WriteConfig, images: Path, tmp_path: Path) -> None:

@@ -502,7 +502,40 @@ def refused_by_pixels() -> list[tuple[str, bytes, str]]:
         ("float-negative.tif", tiff(grey - 0.5, 1, sample_format=3), "floating-point"),
         ("float-nan.tif", tiff(holed, 1, sample_format=3), "nan"),
         ("hole.png", content[:middle] + b"\0" * 40 + content[middle + 40 :], "damaged"),
+        *damaged_jpegs(),
     ]
+
+
+def damaged_jpegs() -> list[tuple[str, bytes, str]]:
+    """Return JPEG files with a sound header and an end, whose decoder would fill what is lost with grey or noise."""
+    noise = np.random.default_rng(4).integers(0, 256, (96, 80, 3), dtype=np.uint8)
+    files = []
+    for kind, picture, options in (
+        ("baseline", noise, {}),
+        ("progressive", noise, {"progressive": True}),
+        ("restarting", noise, {"restart_marker_blocks": 2}),
+        ("grey", noise[..., 0], {}),
+    ):
+        whole = encoded(Image.fromarray(picture), "JPEG", quality=90, **options)
+        middle = len(whole) // 2
+        lost = {"cut": whole[:middle] + b"\xff\xd9", "hole": whole[:middle] + whole[middle + 500 :]}
+        if kind in ("progressive", "restarting"):
+            lost["zeros"] = whole[:middle] + bytes(500) + whole[middle + 500 :]
+        files += [(f"{kind}-{name}.jpg", content, "cannot be decoded") for name, content in lost.items()]
+    return files
+
+
+def doubtful_jpegs() -> dict[str, tuple[bytes, str]]:
+    """Return (file, a word of the remark) of JPEG files that decode whole, though something is wrong with them."""
+    noise = np.random.default_rng(4).integers(0, 256, (96, 80, 3), dtype=np.uint8)
+    whole = encoded(Image.fromarray(noise), "JPEG", quality=90)
+    middle, scan = len(whole) // 2, whole.index(b"\xff\xda")
+    parameters = scan + 2 + int.from_bytes(whole[scan + 2 : scan + 4], "big") - 3  # of a spectral range, unused here
+    return {
+        "bytes before the end": (whole[:-2] + bytes(200) + whole[-2:], "before marker 0xd9"),
+        "zeros in a scan": (whole[:middle] + bytes(500) + whole[middle + 500 :], "before marker 0xd9"),
+        "scan parameters": (whole[:parameters] + b"\0\0\0" + whole[parameters + 3 :], "SOS parameters"),
+    }
 
 
 def bombs() -> dict[str, bytes]:

@@ -19,8 +19,12 @@ from torchvision.models import ResNet18_Weights
 from torchvision.transforms import v2
 
 from pochitrain.cli import app, run
+from pochitrain.config.loader import load_config
+from pochitrain.data.source import load_data
+from pochitrain.errors import DataError
 from pochitrain.tasks.check import crop_steps
 from tests.data.pictures import picture, write_pictures
+from tests.data.zoo import damaged_jpegs, doubtful_jpegs
 
 WriteConfig = Callable[..., Path]
 
@@ -122,6 +126,52 @@ def test_a_folder_that_is_missing_does_not_hide_the_other(
     (data / "train" / "bee" / "text.jpg").write_text("no image")
     assert check() == 3
     assert kinds(tmp_path / "report") == {("error", "folder"): 1, ("error", "unreadable"): 1}
+
+
+def test_what_is_wrong_with_one_part_hides_nothing_else(check: Callable[..., int], data: Path, tmp_path: Path) -> None:
+    (data / "train" / "ant" / "gone.png").symlink_to("nowhere.png")
+    (data / "val" / "bee").rename(data / "val" / "wasp")
+    shutil.copy(data / "train" / "ant" / "003.png", data / "val" / "ant" / "leak.png")
+    assert check() == 3
+    assert kinds(tmp_path / "report") == {("error", "classes"): 2, ("warning", "left_out"): 1, ("warning", "leak"): 1}
+
+
+def test_a_table_with_a_missing_file_is_looked_at_all_the_same(
+    check: Callable[..., int], data: Path, tmp_path: Path
+) -> None:
+    names = [f"ant/{number:03}.png" for number in range(10)]
+    (data / "labels.csv").write_text("path,label\n" + "".join(f"train/{name},ant\n" for name in [*names, "no.png"]))
+    (data / "train" / "ant" / "002.png").write_bytes(b"")
+    roots = f"train_data_root = {str(data / 'labels.csv')!r}\nval_data_root = None"
+    assert check(roots) == 3
+    assert kinds(tmp_path / "report") == {
+        ("error", "folder"): 1,
+        ("error", "unreadable"): 1,
+        ("warning", "small_class"): 1,
+    }
+
+
+def test_damage_inside_is_known_to_the_next_training(
+    check: Callable[..., int], data: Path, tmp_path: Path, write_config: WriteConfig
+) -> None:
+    content = (data / "train" / "ant" / "004.png").read_bytes()
+    middle = len(content) // 2
+    picture(70).save(data / "train" / "ant" / "more.png")
+    (data / "train" / "ant" / "004.png").write_bytes(content[:middle] + bytes(40) + content[middle + 40 :])
+    jpegs = {name: content for name, content, _word in damaged_jpegs()}
+    (data / "val" / "bee" / "half.jpg").write_bytes(jpegs["baseline-cut.jpg"])
+    (data / "val" / "bee" / "odd.jpg").write_bytes(doubtful_jpegs()["bytes before the end"][0])
+    assert len(load_data(load_config(write_config(data=data))).train) == 21  # nobody has decoded them
+    for _time in range(2):
+        assert check() == 3
+        assert kinds(tmp_path / "report") == {("error", "unreadable"): 2, ("warning", "doubtful"): 1}
+    config = load_config(write_config(data=data))
+    with pytest.raises(DataError) as caught:
+        load_data(config)
+    assert [Path(problem.where).name for problem in caught.value.problems] == ["004.png", "half.jpg"]
+    (data / "train" / "ant" / "004.png").write_bytes(content)
+    (data / "val" / "bee" / "half.jpg").unlink()
+    assert len(load_data(config).train) == 21
 
 
 def test_nothing_to_look_at(check: Callable[..., int], data: Path, capfd: pytest.CaptureFixture[str]) -> None:
