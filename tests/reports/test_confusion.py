@@ -199,7 +199,9 @@ def test_beyond_what_fits_on_a_picture_colours_stay_and_names_thin_out(tmp_path:
 @pytest.mark.parametrize("classes", [2, 30])
 def test_a_matrix_without_images_can_be_drawn(tmp_path: Path, classes: int) -> None:
     for normalize in (False, True):
-        draw(tmp_path, np.zeros((classes, classes), dtype=int), normalize=normalize)
+        figure = draw(tmp_path, np.zeros((classes, classes), dtype=int), normalize=normalize)
+        assert "0 of 0 images correct" in texts(figure)
+        assert not np.ma.filled(figure.axes[0].images[0].get_array(), 0).any()  # shares of nothing are masked
 
 
 def test_an_unknown_colour_map_names_its_neighbours() -> None:
