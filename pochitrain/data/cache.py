@@ -33,7 +33,14 @@ _CGROUP = Path("/sys/fs/cgroup")  # of this process, when it runs in a container
 # ---- in memory ----
 
 _in_memory: dict[str, Store] = {}  # by pipeline, the oldest first
+_sharers = 1
 _MOST_STORES = 4  # training and validation of this pipeline and of the one before it
+
+
+def share_memory(processes: int) -> None:
+    """Let this process take its part only of the free memory: so many processes train side by side."""
+    global _sharers
+    _sharers = processes
 
 
 def memory_store(pipeline: str, limit_bytes: int, wanted_bytes: int = 0) -> Store:
@@ -158,7 +165,7 @@ def open_store(wanted: str, once: Sequence[Step], count: int, image_bytes: int, 
         return None
     given = None if limit_gb is None else int(limit_gb * 1e9)
     held = sum(store.file_bytes() for store in _in_memory.values())
-    memory = int((free_memory() + held) * _MEMORY_SHARE) if given is None else given
+    memory = int((free_memory() + held) * _MEMORY_SHARE / _sharers) if given is None else given
     disk = int(free_disk() * _DISK_SHARE) if given is None else given
     total, key = count * image_bytes, pipeline_key(once)
     if wanted == "disk":

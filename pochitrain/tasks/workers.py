@@ -26,6 +26,7 @@ import torch
 from pochitrain.config.identity import canonical_settings
 from pochitrain.config.loader import load_config, replace_settings
 from pochitrain.config.schema import Config
+from pochitrain.data.cache import share_memory
 from pochitrain.data.source import Data, load_data
 from pochitrain.engine.run import build_run
 from pochitrain.engine.signals import StopRequest
@@ -277,6 +278,7 @@ def work_for_ever(pipe: Connection, start: Start) -> None:
     os.environ.update(start.environment)
     sys.path[:] = start.search_path
     torch.set_num_threads(max(1, start.threads // start.count))
+    share_memory(start.count)
     with suppress(EOFError, OSError):  # of the pipe: the parent is gone
         _serve(pipe, start)
 

@@ -293,6 +293,10 @@ def test_which_one_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     assert opened("auto", 10, 5e-7) == "memory 500"
     assert opened("disk", 1) == "disk 2000"
     assert opened("off", 1) == "none"
+    monkeypatch.setattr(cache, "_sharers", 1)
+    cache.share_memory(4)
+    assert opened("memory", 10) == "memory 250"
+    assert opened("memory", 10, 5e-7) == "memory 500"
     assert cache.free_memory() > 0
 
 
