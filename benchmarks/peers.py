@@ -1,10 +1,12 @@
-"""The same training, whole command, by others: a plain loop, Lightning, fastai, Hugging Face's Trainer, and pochitrain.
+"""The same training, whole command, by a plain loop, Lightning, fastai, Hugging Face's Trainer, timm's script and pochitrain.
 
-    uv venv peers && uv pip install --python peers/bin/python torch torchvision lightning fastai transformers accelerate
-    python benchmarks/peers.py --python peers/bin/python --data cifar10-mini/train
+    uv venv peers
+    uv pip install --python peers/bin/python torch torchvision lightning fastai transformers accelerate timm
+    python benchmarks/peers.py --python peers/bin/python --data cifar10-mini/train --timm pytorch-image-models/train.py
 
 Two epochs of resnet18 at the files' own size, SGD, batches of 128, each in a process of its own, in turns. All compute
-in fp32 and read ImageFolder's files with the same transform; pochitrain also runs as it is set by default.
+in fp32 and read ImageFolder's files with the same transform; pochitrain also runs as it is set by default. timm's
+script is not part of its package. It gets none of the random steps, and validates one image per class because it must.
 What is not installed is left out, and said.
 """
 
@@ -97,6 +99,24 @@ train_transform = val_transform = transforms.Compose([
     transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.25] * 3)])
 """
 
+TIMM = (
+    "--model resnet18 --img-size 32 --batch-size 128 --opt momentum --momentum 0.9 --weight-decay 1e-4 --lr 0.01 "
+    "--sched step --decay-epochs 1000 --warmup-epochs 0 --smoothing 0 --no-aug --workers 0 --no-prefetcher --device cpu"
+)
+
+
+def timm_command(python: str, script: Path, data: Path, folder: Path, epochs: int) -> list[str]:
+    """Return the command of timm's train script, with the folders that it wants."""
+    root = folder / "timm"
+    classes = sorted(path for path in data.iterdir() if path.is_dir())
+    for each in classes:
+        (root / "val" / each.name).mkdir(parents=True)
+        first = min(path for path in each.iterdir() if path.is_file())
+        (root / "val" / each.name / first.name).symlink_to(first)
+    (root / "train").symlink_to(data)
+    sizes = ["--num-classes", str(len(classes)), "--epochs", str(epochs)]
+    return [python, str(script), str(root), *TIMM.split(), *sizes, "--output", str(folder / "timm-output")]
+
 
 def seconds(command: list[str], folder: Path) -> float | None:
     """Return how long a command took, None when it failed for the lack of a library."""
@@ -113,6 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", default=sys.executable, help="where the others are installed")
     parser.add_argument("--data", type=Path, required=True, help="a folder of class folders, 32 px")
+    parser.add_argument("--timm", type=Path, help="train.py of a checkout of timm")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
     given = parser.parse_args()
@@ -126,6 +147,9 @@ def main() -> None:
                 script = folder / f"peer_{title.split()[0]}.py"
                 script.write_text((COMMON + text).format(data=data, epochs=given.epochs))
                 commands[title] = [given.python, script.name]
+            if given.timm is not None:
+                script, root = given.timm.absolute(), given.data.absolute()
+                commands["timm's train.py"] = timm_command(given.python, script, root, folder, given.epochs)
             for precision in ("fp32", "auto"):
                 config = CONFIG.format(data=data, epochs=given.epochs, precision=precision, seed=number)
                 (folder / f"{precision}.py").write_text(config)
