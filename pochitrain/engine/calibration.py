@@ -131,7 +131,11 @@ def confidences_by_class(
 
 
 def thresholds(confidences: Mapping[str, Confidences], precision: float) -> dict[str, Threshold]:
-    """Return for each class the lowest confidence from which on at least `precision` of the answers are right."""
+    """Return for each class the lowest confidence from which on at least `precision` of the answers are right.
+
+    The confidences themselves must promise as much: their mean from there on is the precision that the calibrated model
+    expects. Alone, either would be too hopeful: few answers may be right by luck, and the model may be mistaken.
+    """
     return {name: _threshold(found, precision) for name, found in confidences.items()}
 
 
@@ -142,7 +146,8 @@ def _threshold(found: Confidences, precision: float) -> Threshold:
     order = np.argsort(-confidence, kind="stable")
     right, answered = (order < len(found.right)).cumsum(), np.arange(1, len(order) + 1)
     last_of_equal = np.append(np.diff(confidence[order]) != 0, True)
-    good = np.flatnonzero(last_of_equal & (right >= precision * answered - 1e-9))  # in floats, 0.07 · 100 is above 7
+    least = precision * answered - 1e-9  # in floats, 0.07 · 100 is above 7
+    good = np.flatnonzero(last_of_equal & (right >= least) & (confidence[order].cumsum() >= least))
     if not len(good):
         return Threshold(None, 0, 0, len(order))
     at = good[-1]

@@ -2,8 +2,8 @@
 
 Shares of images (accuracy, precision, recall) have Wilson's interval (Wilson 1927), which holds for few images and near
 100 % too; F1 is 2 J / (1 + J) of such a share, J = right / (true or given), and has the interval of that. All other
-numbers have basic bootstrap intervals (Davison and Hinkley 1997, section 5.2): the images are drawn again with
-replacement, the same draws for every number.
+numbers have bootstrap intervals (Davison and Hinkley 1997): the images are drawn again with replacement, the same draws
+for every number. They are basic ones (section 5.2), but for the calibration error, which is never 0 in a sample.
 """
 
 from __future__ import annotations
@@ -76,6 +76,9 @@ def evaluate_predictions(predictions: Judged, *, top_k: int = 5) -> Evaluation:
     exact = _numbers(_sums(predictions, labels, [np.ones(images)]))
     drawn = _numbers(_sums(predictions, labels, _draws(images)))
     found = {name: _estimate(name, float(value[0]), drawn[name], accuracy) for name, value in exact.items()}
+    found["ece"] = _calibration_error(predictions.confidence, float(exact["ece"][0]), drawn["ece"])
+    if images == 1:  # drawn again, it is the same one
+        found |= {name: Estimate(found[name].value, math.nan, math.nan) for name in ("log_loss", "ece")}
     metrics = {
         "accuracy": accuracy,
         "balanced_accuracy": found["balanced_accuracy"],
@@ -187,18 +190,33 @@ def _estimate(name: str, value: float, drawn: Floats, accuracy: Estimate) -> Est
     sample with few mistakes, or none, drawing again finds no others.
     """
     drawn = drawn[~np.isnan(drawn)]
-    if math.isnan(value) or not len(drawn):
+    low, high = np.quantile(drawn, (0.025, 0.975)).tolist() if len(drawn) else (math.nan, math.nan)
+    if math.isnan(value) or math.isnan(low):
         return Estimate(value, math.nan, math.nan)
-    low, high = np.quantile(drawn, (0.025, 0.975)).tolist()
     least = -1.0 if name == "cohen_kappa" else 0.0
     if name == "log_loss":
         low, high = value * value / high, value * value / low
     else:
-        low, high = 2 * value - high, min(2 * value - low, 1.0)
-        low = max(low, least)
-    if name not in ("log_loss", "ece"):
+        low, high = max(2 * value - high, least), min(2 * value - low, 1.0)
         low = min(low, max(value - (accuracy.value - accuracy.low), least))
         high = max(high, min(value + (accuracy.high - accuracy.value), 1.0))
+    return Estimate(value, min(low, value), max(high, value))
+
+
+def _calibration_error(confidence: Floats, value: float, drawn: Floats) -> Estimate:
+    """Return the ECE with its interval.
+
+    A sample's ECE is above 0 even if every confidence is right, and that of a sample of the sample is higher still. So
+    the upper end is that of the draws, and the lower end is 0 as long as chance alone makes an ECE like this one: as
+    `DRAWS` samples show whose answers are right with just the probability that the confidence says.
+    """
+    random, bins = np.random.default_rng(1), confidence_bins(confidence)
+    by_chance = [
+        np.abs(np.bincount(bins, confidence - (random.random(len(bins)) < confidence))).sum() / len(bins)
+        for _draw in range(DRAWS)
+    ]
+    low, high = np.quantile(drawn, (0.025, 0.975)).tolist()
+    low = max(2 * value - high, 0.0) if value > np.quantile(by_chance, 0.975) else 0.0
     return Estimate(value, min(low, value), max(high, value))
 
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import sklearn.metrics
 from numpy.typing import NDArray
+from scipy.special import softmax
 
+from pochitrain.reports import evaluation
 from pochitrain.reports.evaluation import ECE_BINS, Estimate, Evaluation, evaluate_predictions, wilson
 
 CLOSE = {"rel": 0, "abs": 1e-12}
@@ -103,7 +105,8 @@ def test_every_interval_holds_its_value(predictions: Given) -> None:
     evaluation = evaluate_predictions(predictions)
     shares = [row[name] for row in evaluation.per_class for name in ("precision", "recall", "f1")]
     for estimate in [*evaluation.metrics.values(), *shares]:
-        assert math.isnan(estimate.value) or estimate.low <= estimate.value <= estimate.high
+        unknown = math.isnan(estimate.value) or (len(predictions.labels) == 1 and math.isnan(estimate.low))
+        assert unknown or estimate.low <= estimate.value <= estimate.high
     for estimate in shares:
         assert math.isnan(estimate.value) or 0 <= estimate.low <= estimate.high <= 1
 
@@ -191,6 +194,33 @@ def test_the_ece_of_a_calibrated_model_may_be_zero() -> None:
     estimate = evaluate_predictions(Given((random.random(1000) > chance).astype(int), probabilities)).metrics["ece"]
     assert estimate.value > 0.01
     assert estimate.low < 0.005
+
+
+@pytest.mark.parametrize(("spread", "exaggeration"), [(0.3, 1.0), (2.0, 1.0), (2.0, 1.5), (5.0, 1.5)])
+def test_the_interval_of_the_ece_holds_the_true_one(
+    spread: float, exaggeration: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models of known calibration: labels are drawn from their logits divided by `exaggeration`."""
+    monkeypatch.setattr(evaluation, "DRAWS", 200)
+    random = np.random.default_rng(5)
+
+    def judged(images: int) -> Given:
+        logits = random.normal(0, spread, (images, 10))
+        truth, probabilities = softmax(logits / exaggeration, axis=1), softmax(logits, axis=1)
+        return Given((truth.cumsum(axis=1) > random.random((images, 1))).argmax(axis=1), probabilities)
+
+    true = evaluate_predictions(judged(50_000)).metrics["ece"].value
+    found = [evaluate_predictions(judged(100)).metrics["ece"] for _sample in range(30)]
+    assert sum(one.low <= true <= one.high for one in found) >= 25
+    if exaggeration == 1.0:
+        assert sum(one.low == 0 for one in found) >= 25
+
+
+def test_one_image_tells_no_interval() -> None:
+    metrics = evaluate_predictions(Given(np.array([0]), np.array([[0.7, 0.3]]))).metrics
+    assert math.isnan(metrics["ece"].low)
+    assert math.isnan(metrics["log_loss"].high)
+    assert metrics["accuracy"].low < 0.3
 
 
 def test_the_intervals_are_the_same_every_time() -> None:

@@ -643,7 +643,9 @@ def test_a_threshold_is_the_lowest_confidence_that_keeps_the_precision() -> None
     assert thresholds(confidences, 0.75) == {
         "a": Threshold(0.6, 3, 4, 5), "b": Threshold(None, 0, 0, 1), "c": Threshold(None, 0, 0, 0),
     }  # fmt: skip
-    assert thresholds(confidences, 1.0)["a"] == Threshold(0.8, 2, 2, 5)
+    assert thresholds(confidences, 0.8)["a"] == Threshold(0.8, 2, 2, 5)
+    assert thresholds(confidences, 0.9)["a"] == Threshold(0.9, 1, 1, 5)
+    assert thresholds(confidences, 0.95)["a"].confidence is None  # all right at 0.9, but no more is promised
     equal = {"a": Confidences([0.9, 0.9], [0.9])}
     assert thresholds(equal, 0.9)["a"].confidence is None  # no confidence tells them apart
     hundred = {"a": Confidences([0.9] * 7, [0.9] * 93)}
