@@ -1,4 +1,4 @@
-"""The same training, whole command, by a plain loop, Lightning, fastai, Hugging Face's Trainer, timm's script and pochitrain.
+"""The same training, whole command: a plain loop, Lightning, fastai, Hugging Face's Trainer, timm's script, pochitrain.
 
     uv venv peers
     uv pip install --python peers/bin/python torch torchvision lightning fastai transformers accelerate timm
