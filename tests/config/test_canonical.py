@@ -243,7 +243,7 @@ DIFFERENT = {
     "method of a text": ("a".join, "b".join),
     "partial": (functools.partial(max, 1), functools.partial(max, 2)),
     "keyword of a partial": (functools.partial(print, sep=""), functools.partial(print, sep=" ")),
-    "wrapped function": (twice(uses_lock.__class__), twice(max)),
+    "wrapped function": (twice(abs), twice(max)),
     "library function": (np.mean, np.median),
     "ufunc": (np.add, np.subtract),
     "class": (Noise, Box),
