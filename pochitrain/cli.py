@@ -207,6 +207,9 @@ def compare(
         Path | None,
         typer.Option("--data", "-d", help=_("Labelled images; by default the validation images common to all.")),
     ] = None,
+    allow_missing_classes: Annotated[
+        bool, typer.Option("--allow-missing-classes", help=_("The folder may hold some of the classes only."))
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help=_("The HTML file; in work_dirs/compare by default."))
     ] = None,
@@ -216,7 +219,14 @@ def compare(
 ) -> None:
     from pochitrain.tasks.compare import compare as compare_them
 
-    compare_them(experiments, work_dir, data=[str(data)] if data else [], output=output, device=device)
+    compare_them(
+        experiments,
+        work_dir,
+        data=[str(data)] if data else [],
+        allow_missing=allow_missing_classes,
+        output=output,
+        device=device,
+    )
 
 
 @app.command(help=_("Judge images with a trained model: labelled ones get a report, others their predictions."))

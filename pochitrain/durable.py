@@ -127,14 +127,18 @@ def make_directory(path: Path) -> None:
         raise disk_error(error, path) from error
 
 
-def require_writable(directory: Path) -> None:
-    """Raise a DiskError when `directory`, which need not exist, could not be written to. Leaves nothing behind."""
+def require_writable(directory: Path, option: str = "work_dir") -> None:
+    """Raise a DiskError when `directory`, which need not exist, could not be written to. Leaves nothing behind.
+
+    Args:
+        option: the setting or option that names another folder, for the message.
+    """
     try:
         existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
         with tempfile.TemporaryFile(dir=existing) as probe:
             probe.write(b"\0" * 4096)
     except OSError as error:
-        raise disk_error(error, directory) from error
+        raise disk_error(error, directory, option) from error
 
 
 def remove(path: Path) -> None:
@@ -166,44 +170,59 @@ def sync_directory(directory: Path) -> None:
     event("dirsync", directory)
 
 
-def disk_error(error: OSError, path: Path) -> DiskError:
-    """Return `error` in words that say what to do about it."""
-    what, mend = _WORDS.get(error.errno or 0, lambda: (error.strerror or str(error), ""))()
+def disk_error(error: OSError, path: Path, option: str = "") -> DiskError:
+    """Return `error` in words that say what to do about it.
+
+    Args:
+        option: the setting or option that names another folder, if one does.
+    """
+    words = _WORDS.get(error.errno or 0)
+    what, mend = words(_other_folder(option)) if words else (error.strerror or str(error), "")
     if not mend:
         mend = _("check the disk and the folder, then start the same command again: what was saved is kept")
     return DiskError(what, str(path), mend)
 
 
+def _other_folder(option: str) -> str:
+    return _("another folder ({option})", option=option) if option else _("another folder")
+
+
 def _space() -> str:
-    return _("free some space and start the same command again: it continues from the last checkpoint")
+    return _("free some space and start the same command again: what was saved is kept")
 
 
-_WORDS: dict[int, Callable[[], tuple[str, str]]] = {
-    errno.ENOSPC: lambda: (_("The disk is full"), _space()),
-    errno.EDQUOT: lambda: (_("Your disk quota is used up"), _space()),
-    errno.EFBIG: lambda: (
+_WORDS: dict[int, Callable[[str], tuple[str, str]]] = {
+    errno.ENOSPC: lambda _other: (_("The disk is full"), _space()),
+    errno.EDQUOT: lambda _other: (_("Your disk quota is used up"), _space()),
+    errno.EFBIG: lambda other: (
         _("The file is larger than this process or this file system allows"),
-        _("raise the limit (`ulimit -f`) or choose another work_dir, then start the same command again"),
+        _("raise the limit (`ulimit -f`) or choose {folder}, then start the same command again", folder=other),
     ),
-    errno.EROFS: lambda: (
+    errno.EROFS: lambda other: (
         _("The disk is read-only"),
-        _("choose a work_dir on a disk that can be written, or mount this one for writing"),
+        _("mount it for writing, or choose {folder}", folder=other),
     ),
-    errno.EACCES: lambda: (_("No permission to write here"), _permission()),
-    errno.EPERM: lambda: (_("No permission to write here"), _permission()),
-    errno.ENOENT: lambda: (_("The folder is gone"), ""),
-    errno.ENOTDIR: lambda: _file_for_folder(),
-    errno.EEXIST: lambda: _file_for_folder(),
-    errno.EIO: lambda: (_("The disk reports an error"), _("check the disk's health, and choose another work_dir")),
+    errno.EACCES: lambda other: _no_permission(other),
+    errno.EPERM: lambda other: _no_permission(other),
+    errno.ENOENT: lambda _other: (_("The folder is gone"), ""),
+    errno.ENOTDIR: lambda other: _file_for_folder(other),
+    errno.EEXIST: lambda other: _file_for_folder(other),
+    errno.EIO: lambda other: (
+        _("The disk reports an error"),
+        _("check the disk's health, and choose {folder}", folder=other),
+    ),
 }
 
 
-def _file_for_folder() -> tuple[str, str]:
-    return _("A file is in the place of a folder"), _("rename the file, or choose another folder")
+def _file_for_folder(other: str) -> tuple[str, str]:
+    return _("A file is in the place of a folder"), _("rename the file, or choose {folder}", folder=other)
 
 
-def _permission() -> str:
-    return _("change the folder's permissions, or choose a work_dir that you may write to")
+def _no_permission(other: str) -> tuple[str, str]:
+    return (
+        _("No permission to write here"),
+        _("change the folder's permissions, or choose {folder}", folder=other),
+    )
 
 
 def _discard(temporary: Path) -> None:

@@ -8,12 +8,12 @@ later version leaves every old id alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
-from pochitrain.config.canonical import canonical, difference, digest
+from pochitrain.config.canonical import canonical, difference, digest, readers
 from pochitrain.config.fields import Settings, is_identity
 from pochitrain.config.inject import OF_THE_COMMAND, named_values, parameters
 from pochitrain.config.schema import Config
@@ -45,6 +45,22 @@ def canonical_settings(config: Config) -> dict[str, str]:
     Raises:
         ConfigError: with every value that has no stable identity (an open file, a lock, a generator).
     """
+    values, helpers = _values(config)
+    # The user's part may iterate over a dict that it asks for, so the order of its keys may mean something.
+    return canonical({**values, **helpers}, ordered=(*ORDERED, *helpers))
+
+
+def setting_readers(config: Config, names: Collection[str]) -> list[tuple[FunctionType, str]]:
+    """Return (function, name) for each function in the identity that reads a setting as a global of its module.
+
+    Such a function knows what its file says, not what `replace_settings` put over it.
+    """
+    values, helpers = _values(config)
+    return readers({**values, **helpers}, names)
+
+
+def _values(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings in the identity, and what the parts ask for besides."""
     values = dict(_identity_values(config))
     if not config.enable_layer_wise_lr:
         values.pop("layer_wise_lr_config", None)
@@ -53,9 +69,7 @@ def canonical_settings(config: Config) -> dict[str, str]:
     if config.model is not None:
         values.pop("model_name", None)
         values.pop("pretrained", None)
-    helpers = _asked_for(config)
-    # The user's part may iterate over a dict that it asks for, so the order of its keys may mean something.
-    return canonical({**values, **helpers}, ordered=(*ORDERED, *helpers))
+    return values, _asked_for(config)
 
 
 def settings_difference(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

@@ -52,6 +52,8 @@ def load_config(
 ) -> Config:
     """Execute a config file and return its settings.
 
+    A value put over the file's is what it would be at the end of the file: functions that read its name see it.
+
     Call it again after editing the file or a module beside it: modules that an earlier load imported from the user's
     own folders are imported anew.
 
@@ -65,8 +67,10 @@ def load_config(
     """
     path = Path(path)
     text = _read(path) if text is None else text
-    namespace = vars(_execute(path, text))
-    return build_config(namespace, path=path, text=text, overrides=overrides or {})
+    module = _execute(path, text)
+    namespace = dict(vars(module))
+    _apply(vars(module), overrides or {})
+    return build_config(namespace, path=path, text=text, overrides=overrides)
 
 
 def build_config(
@@ -110,6 +114,8 @@ def build_config(
 
 def replace_settings(config: Config, overrides: Mapping[str, Any]) -> Config:
     """Return a Config in which dotted settings have other values, checked like a file's.
+
+    Functions of the file that read a setting as a global still see the file's value (see `identity.setting_readers`).
 
     Raises:
         InvalidConfig: a key is no setting, or a value does not fit.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ CONFIRM_SEEDS = 3  # what `confirm_seeds = True` means: the least that shows a s
 FIELDS = {"float": ("low", "high", "log", "step"), "int": ("low", "high", "log", "step"), "categorical": ("choices",)}
 GRID_POINTS = 5  # of a range without step; a grid of more is rarely finished
 LABEL_LENGTH = 40
+_LESS_IS_BETTER = ("seconds", "latency_ms")
 
 
 class Optuna(Settings):
@@ -123,6 +125,15 @@ class Dimension:
         """Return the value that a setting gets."""
         return self.choices[self.index(suggested)] if self.kind == "categorical" else suggested
 
+    def shown(self, suggested: Scalar) -> Any:
+        """Return what files and the terminal show: the value where JSON can hold it, otherwise its label."""
+        value = plain(self.value(suggested))
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            return suggested
+        return value
+
     def index(self, label: Scalar) -> int:
         return next(n for n, own in enumerate(self.labels) if type(own) is type(label) and own == label)
 
@@ -159,6 +170,13 @@ def read_dimension(name: str, spec: Mapping[str, Any]) -> Dimension:
         return Dimension(name, "categorical", choices=choices, labels=choice_labels(choices))
     low, high, step = (plain(spec.get(key)) for key in ("low", "high", "step"))
     return Dimension(name, spec["type"], low, high, step, bool(plain(spec.get("log", False))))
+
+
+def shown_point(dimensions: Iterable[Dimension], point: Mapping[str, Scalar]) -> dict[str, Any]:
+    """Return setting → `Dimension.shown` for what was suggested."""
+    return {
+        dimension.name: dimension.shown(point[dimension.name]) for dimension in dimensions if dimension.name in point
+    }
 
 
 def choice_labels(choices: Sequence[Any]) -> tuple[Scalar, ...]:
@@ -203,9 +221,12 @@ def _objective_problems(optuna: Optuna) -> list[Problem]:
     if len(directions) > 1 and optuna.metric is None:
         what = _("A search for several objectives needs their names")
         problems.append(Problem(what, "optuna.direction", _('set optuna["metric"] = ["val_accuracy", "latency_ms"]')))
+    if again := [metric for n, metric in enumerate(metrics) if metric in metrics[:n]]:
+        what = _("{metric} stands twice in metric", metric=again[0])
+        problems.append(Problem(what, "optuna.metric", _("remove one of them, and its direction")))
     for metric, direction in zip(metrics, directions, strict=True):
-        natural = "minimize" if lower_is_better(metric) else "maximize"
-        if metric.endswith(("_loss", "_accuracy")) and direction != natural:
+        natural = "minimize" if lower_is_better(metric) or metric.endswith(_LESS_IS_BETTER) else "maximize"
+        if metric.endswith(("_loss", "_accuracy", *_LESS_IS_BETTER)) and direction != natural:
             what = _("{metric} with direction {direction} would look for the worst", metric=metric, direction=direction)
             problems.append(Problem(what, "optuna.direction", _("set the direction to {direction}", direction=natural)))
     if len(directions) > 1 and optuna.sampler == "CmaEsSampler":
@@ -242,6 +263,8 @@ def _choice_problems(where: str, spec: Mapping[str, Any]) -> list[Problem]:
     if not isinstance(choices, list | tuple) or not choices:
         what = _("choices is missing") if choices is None else _("choices must be a list of at least one value")
         return [Problem(what, f"{where}.choices", _("write the values to choose from: {example}", example="[16, 32]"))]
+    if any(isinstance(choice, float) and math.isnan(choice) for choice in map(plain, choices)):
+        return [Problem(_("A choice cannot be nan"), f"{where}.choices", _("write a number, or None"))]
     again = [n for n, choice in enumerate(choices) if any(_same(choice, other) for other in choices[:n])]
     what = _("The same value stands twice in choices: {value}", value=_text(choices[again[0]])) if again else ""
     return [Problem(what, f"{where}.choices", _("remove one of them"))] if again else []

@@ -50,7 +50,7 @@ class ImageFolder:
 # ---- finding the files ----
 
 
-def scan_folder(root: str | Path, faults: list[Problem] | None = None) -> ImageFolder:
+def scan_folder(root: str | Path, faults: list[Problem] | None = None, *, allow_empty: bool = False) -> ImageFolder:
     """Return the classes and images below a root. Reads folders only, never a file.
 
     Hidden entries never count: a leading dot, `__MACOSX`, `Thumbs.db`, `desktop.ini`. Linked folders are followed. What
@@ -59,6 +59,7 @@ def scan_folder(root: str | Path, faults: list[Problem] | None = None) -> ImageF
 
     Args:
         faults: takes what is wrong, as long as there are images all the same; without it, that is an error.
+        allow_empty: a class may hold no image, as long as another holds some.
 
     Raises:
         DataError: with everything that is wrong: the root is missing or no folder, a folder cannot be read, there is no
@@ -89,7 +90,7 @@ def scan_folder(root: str | Path, faults: list[Problem] | None = None) -> ImageF
     for label, name in enumerate(classes):
         scan.walk(*folders[name][0], label)
     spellings = {name: [spelling for spelling, _status in folders[name]] for name in classes}
-    problems = scan.problems + _class_problems(root, spellings, scan, loose)
+    problems = scan.problems + _class_problems(root, spellings, scan, loose, allow_empty and bool(scan.files))
     if problems and (faults is None or not scan.files):
         raise DataError(problems=problems)
     if faults is not None:
@@ -188,7 +189,9 @@ class _Scan:
         return lines
 
 
-def _class_problems(root: Path, spellings: dict[str, list[str]], scan: _Scan, loose: int) -> list[Problem]:
+def _class_problems(
+    root: Path, spellings: dict[str, list[str]], scan: _Scan, loose: int, allow_empty: bool
+) -> list[Problem]:
     where = display_name(root)
     if not spellings:
         what = _("No class folders in the data folder")
@@ -204,7 +207,7 @@ def _class_problems(root: Path, spellings: dict[str, list[str]], scan: _Scan, lo
     ]
     filled = set(scan.labels)
     for label, (name, found) in enumerate(spellings.items()):
-        if label not in filled:
+        if label not in filled and not allow_empty:
             what = _("Class {name} holds no image", name=name)
             if others := scan.others[label]:
                 what = _("Class {name} holds no image, only {kinds}", name=name, kinds=_kinds(others))

@@ -151,7 +151,7 @@ class Loader:
                 if batch is None:
                     return
                 images, labels, failures = batch
-                if self.samples.plan.finish is not None and len(labels):
+                if self.samples.plan.finish is not None and images.dtype == torch.uint8:
                     # 8 bits travel, in a quarter of the time of floats.
                     images = images.to(self.device, non_blocking=True).contiguous(memory_format=self.layout)
                     images = self.samples.plan.finish(images)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pochitrain.config.inject import name_of
 from pochitrain.config.schema import Config
 from pochitrain.data.decode import display_name
-from pochitrain.data.folder import SUFFIXES, ImageFolder, check_headers, manifest, scan_folder, with_classes
-from pochitrain.data.source import AUTO, load_data
+from pochitrain.data.folder import SUFFIXES, ImageFolder, check_headers, scan_folder, with_classes
+from pochitrain.data.source import AUTO, data_manifest, load_data
 from pochitrain.data.split import split_folder
 from pochitrain.data.table import is_table, list_images, read_table
 from pochitrain.errors import ConfigError, DataError, Problem
 from pochitrain.locale import _
+
+SHOWN = 10  # of the files and patterns that were named
 
 
 @dataclass(frozen=True)
@@ -29,20 +32,22 @@ class Picked:
     labels: Sequence[int] | None  # None: not known (or known to the data set)
     labelled: bool
     name: str  # short, for a folder of results
-    source: str  # where they come from, in full, the same in every language
+    source: str  # where they come from, told from any other place; the same in every language
+    folder: str | None = None  # the folder of which each image counts, None for tables, files and patterns
     broken: tuple[tuple[str, str], ...] = ()  # (path, reason), not among the items
     notes: tuple[str, ...] = ()
-    manifest: dict[str, Any] | None = None  # of class folders
+    manifest: dict[str, Any] | None = None  # of class folders and tables
 
     def __len__(self) -> int:
         return len(self.items)
 
 
-def pick_validation(config: Config, classes: Sequence[str]) -> Picked:
+def pick_validation(config: Config, classes: Sequence[str], *, allow_missing: bool = False) -> Picked:
     """Return the validation images of an experiment, as its training read them.
 
     Args:
         config: with the code of `dataset` where there is some.
+        allow_missing: some classes may have no image.
 
     Raises:
         ConfigError: it was trained without any. DataError: they are gone, or their classes are others by now.
@@ -59,8 +64,8 @@ def pick_validation(config: Config, classes: Sequence[str]) -> Picked:
                 where = config.train_data_root
                 _train, folder = split_folder(list_images(where), config.val_fraction, config.group_by)
                 source = f"{os.path.abspath(where)} (val_data_root = {AUTO!r})"
-                return _labelled(folder, classes, "val", source, allow_missing=True, table=is_table(where))
-            return _labelled(list_images(root), classes, "val", os.path.abspath(root), table=is_table(root))
+                return _labelled(folder, classes, "val", where, source=source, allow_missing=True)
+            return _labelled(_listed(root, allow_missing), classes, "val", root, allow_missing=allow_missing)
         except DataError as error:
             mend = _("give the folder of images with --data")
             what = _("The validation data of this experiment cannot be used")
@@ -81,29 +86,40 @@ def pick_images(sources: Sequence[str], classes: Sequence[str], *, allow_missing
     """
     first = sources[0]
     if len(sources) == 1 and is_table(first) and os.path.isfile(first):
-        folder, name = read_table(first), Path(first).stem
-        return _labelled(folder, classes, name, os.path.abspath(first), allow_missing=allow_missing, table=True)
+        return _labelled(read_table(first), classes, Path(first).stem, first, allow_missing=allow_missing)
     if len(sources) == 1 and os.path.isdir(first):
         folders = _folders(first)
         if folders & set(classes):
-            folder, name = scan_folder(first), _name(first)
-            return _labelled(folder, classes, name, os.path.abspath(first), allow_missing=allow_missing)
-        return _unlabelled(_images_below(first), first, _no_class_folder(folders, classes))
+            return _labelled(_listed(first, allow_missing), classes, _name(first), first, allow_missing=allow_missing)
+        found = _unlabelled(_images_below(first), first, _no_class_folder(folders, classes))
+        return replace(found, folder=found.source)
     paths = list(dict.fromkeys(path for source in sources for path in _files(source)))
     common = os.path.dirname(paths[0]) if len(paths) == 1 else os.path.commonpath(map(os.path.abspath, paths))
-    return _unlabelled(paths, common or ".", (), ", ".join(sources[:10]))
+    return _unlabelled(paths, common or ".", (), _told_apart([os.path.abspath(source) for source in sources]))
+
+
+def _listed(root: str, allow_empty: bool) -> ImageFolder:
+    return read_table(root) if is_table(root) else scan_folder(root, allow_empty=allow_empty)
+
+
+def _told_apart(sources: Sequence[str]) -> str:
+    """Return one line for what was named: the first, and of many their number and a digest of all."""
+    digest = hashlib.sha256("\0".join(sources).encode(errors="surrogatepass")).hexdigest()
+    return ", ".join(sources[:SHOWN]) + (f" … ({len(sources)}, SHA-256 {digest[:16]})" if len(sources) > SHOWN else "")
 
 
 def _labelled(
     folder: ImageFolder,
     classes: Sequence[str],
     name: str,
-    source: str,
+    root: str,
     *,
+    source: str = "",
     allow_missing: bool = False,
-    table: bool = False,
 ) -> Picked:
-    missing = [label for label in classes if label not in folder.classes]
+    source = source or os.path.abspath(root)
+    filled = {folder.classes[label] for label in set(folder.labels)}
+    missing = [label for label in classes if label not in filled]
     problems: list[Problem] = []
     if missing and not allow_missing:
         what = _("Classes of the model without images here: {names}", names=_some(missing))
@@ -126,9 +142,10 @@ def _labelled(
         labelled=True,
         name=name,
         source=source,
+        folder=None if is_table(root) else os.path.abspath(root),
         broken=tuple((error.problems[0].where, error.problems[0].what) for error in errors),
         notes=notes,
-        manifest=None if table else manifest(folder),
+        manifest=data_manifest(folder, root),
     )
 
 

@@ -60,7 +60,10 @@ class Plan:
     def draw(self, image: Any) -> Any:
         """Do what is done for each epoch; return what `finish` takes for a single image, else the whole result."""
         image = _applied(self.each, image)
-        return image if self.finish is None else self.finish.accept(image)
+        if self.finish is None:
+            return image
+        accepted = self.finish.accept(image)
+        return _applied(self.finish.tail, image) if accepted is None else accepted
 
 
 def plan_of(transform: Step) -> Plan:
@@ -86,7 +89,10 @@ def _steps(transform: Step) -> list[Step]:
 
 def _is_fixed(step: Step) -> bool:
     function = getattr(step, "lambd", step)  # of transforms.Lambda
-    return type(step) in _FIXED or getattr(function, "deterministic", False) is True
+    marked = any(
+        vars(one).get("deterministic") is True for one in (function, type(function)) if hasattr(one, "__dict__")
+    )
+    return type(step) in _FIXED or marked  # what a subclass inherits says nothing of it
 
 
 def _applied(steps: Sequence[Step], image: Any) -> Any:
@@ -131,17 +137,16 @@ class Finish:
         channels_last = torch.from_numpy(every)[None].permute(0, 3, 1, 2).to(device)
         return all(torch.equal(self(images)[0].cpu(), wanted) for images in (channels_last, channels_last.contiguous()))
 
-    def accept(self, image: Any) -> Tensor:
+    def accept(self, image: Any) -> Tensor | None:
         """Return what the steps before gave as a tensor of 8 bits: (H, W, 3) from a PIL image, else (3, H, W).
 
-        Raises:
-            TypeError: it is something else.
+        None when it is something else, as a step that turns some images to grey may give: the tail itself takes that.
         """
         if self.takes_pil and isinstance(image, Image.Image) and image.mode == "RGB":
             return torch.from_numpy(np.array(image))
         if not self.takes_pil and isinstance(image, Tensor) and image.dtype == torch.uint8 and image.shape[0] == 3:
             return image.as_subclass(Tensor)
-        raise TypeError(f"{type(image).__name__} instead of an RGB image of 8 bits")
+        return None
 
     def stack(self, images: Sequence[Tensor]) -> Tensor:
         """Return a batch (n, 3, H, W) of 8 bits from what `accept` gave; of PIL images it is channels_last."""
@@ -189,7 +194,13 @@ def to_pixels(image: Any) -> tuple[str, Pixels] | None:
         return (image.mode, np.asarray(image)) if image.mode in ("RGB", "L") else None
     if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3:
         kind = "image" if isinstance(image, tv_tensors.Image) else "tensor"
-        return kind, np.ascontiguousarray(image.as_subclass(Tensor).numpy())
+        plain = image.as_subclass(Tensor)
+        channel, row, column = plain.stride()
+        if channel >= row >= column:
+            return kind, np.ascontiguousarray(plain.numpy())
+        # As torchvision makes it of a PIL image. The order must come back: random numbers fill a tensor in its order.
+        if row >= column >= channel:
+            return f"{kind} last", np.ascontiguousarray(plain.permute(1, 2, 0).numpy())
     return None
 
 
@@ -200,4 +211,6 @@ def from_pixels(kind: str, pixels: Pixels) -> Any:
     if kind == "L":
         return Image.fromarray(pixels).copy()  # it shares the array, and Pillow calls it readonly
     tensor = torch.from_numpy(pixels)
-    return tv_tensors.Image(tensor) if kind == "image" else tensor
+    if kind.endswith("last"):
+        tensor = tensor.permute(2, 0, 1)
+    return tv_tensors.Image(tensor) if kind.startswith("image") else tensor

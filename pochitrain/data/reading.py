@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from pochitrain.config.source import is_user_code
 from pochitrain.data.decode import decode_image
-from pochitrain.data.pipeline import Plan, from_pixels, plan_of, to_pixels
+from pochitrain.data.pipeline import Finish, Plan, from_pixels, plan_of, to_pixels
 from pochitrain.data.store import KINDS, Place, Store
 from pochitrain.errors import DataError
 from pochitrain.locale import _
@@ -41,7 +41,7 @@ class Failure:
 
 
 Sample = tuple[Tensor, int, int]  # image (3, H, W), label, index
-Batch = tuple[Tensor, Tensor, list[Failure]]  # images (n, 3, H, W), of 8 bits when `Plan.finish` is to come
+Batch = tuple[Tensor, Tensor, list[Failure]]  # images (n, 3, H, W); of 8 bits when `Plan.finish` is still to come
 
 
 class Samples(Dataset[Any]):
@@ -106,8 +106,7 @@ class Samples(Dataset[Any]):
         sample = self._sample(*position)
         if isinstance(sample, Failure) or self.plan.finish is None:
             return sample
-        image, label, index = sample
-        return self.plan.finish(self.plan.finish.stack([image]))[0], label, index
+        return _finished(sample, self.plan.finish)
 
     def __getitems__(self, positions: Sequence[tuple[int, int]]) -> Batch:
         """Return a batch; `Plan.finish` is left to whoever has it on the device of the model."""
@@ -168,7 +167,8 @@ class Samples(Dataset[Any]):
         first = places[0]
         if first is None or any(p is None or p[1:4] != first[1:4] for p in places):
             return None
-        if (KINDS[first.kind] == "RGB") != finish.takes_pil:
+        kind = KINDS[first.kind]
+        if kind == "L" or (kind == "RGB") != finish.takes_pil:
             return None
         pixels = np.empty((len(places), *first.shape), dtype=np.uint8)
         try:
@@ -177,7 +177,9 @@ class Samples(Dataset[Any]):
                 self.store.read_into(place, image)
         except OSError:  # damaged: made again, one by one
             return None
-        return finish.arrange(torch.from_numpy(pixels)), torch.tensor([self.labels[i] for i in indices]), []
+        images = torch.from_numpy(pixels)
+        images = images.permute(0, 3, 1, 2) if kind.endswith("last") else finish.arrange(images)
+        return images, torch.tensor([self.labels[i] for i in indices]), []
 
     def name(self, index: int) -> str:
         """Return what a reader calls a sample: its path, or its place in the user's data set."""
@@ -214,6 +216,11 @@ def _restore(state: bytes) -> Samples:
     return samples
 
 
+def _finished(sample: Sample, finish: Finish) -> Sample:
+    image, label, index = sample
+    return (finish(finish.stack([image]))[0] if image.dtype == torch.uint8 else image), label, index
+
+
 def collate(samples: Sequence[Sample | Failure], plan: Plan) -> Batch:
     """Return the batch of the samples that could be made, and the failures."""
     failures = [sample for sample in samples if isinstance(sample, Failure)]
@@ -222,6 +229,9 @@ def collate(samples: Sequence[Sample | Failure], plan: Plan) -> Batch:
         mend = _("let the transform end with transforms.ToTensor()")
         reason = _("the transform gave {kind}, not a tensor", kind=type(foreign[0][0]).__name__)
         failures, good = [Failure(index, reason, mend) for _image, _label, index in foreign], []
+    finish = plan.finish
+    if finish is not None and not all(image.dtype == torch.uint8 for image, _label, _index in good):
+        good, finish = [_finished(sample, finish) for sample in good], None  # some have gone through the tail alone
     odd = next((sample for sample in good if sample[0].shape != good[0][0].shape), None)
     if odd is not None:
         shapes = tuple(good[0][0].shape), tuple(odd[0].shape)
@@ -231,7 +241,7 @@ def collate(samples: Sequence[Sample | Failure], plan: Plan) -> Batch:
     if not good:
         return torch.empty(0), torch.empty(0, dtype=torch.int64), failures
     images = [image for image, _label, _index in good]
-    batch = plan.finish.stack(images) if plan.finish else torch.stack(images)
+    batch = finish.stack(images) if finish else torch.stack(images)
     return batch, torch.tensor([label for _image, label, _index in good]), failures
 
 

@@ -87,7 +87,7 @@ def load_data(config: Config) -> Data:
 
 def _folder_data(config: Config) -> Data:
     train, val, notes = find_images(config)
-    # Drawn by content, equal images are on one side; groups may hold the same image twice.
+    # Drawn by content, equal images are on one side; two groups may hold the same one.
     if val is not None and (config.val_data_root != AUTO or config.group_by):
         notes += _leak_notes(config, train, val)
     broken: list[BrokenImage] = []
@@ -165,7 +165,7 @@ def _drawing_notes(whole: ImageFolder, val: ImageFolder, fraction: float) -> lis
     return notes
 
 
-def _manifest(folder: ImageFolder, root: str | None) -> dict[str, Any]:
+def data_manifest(folder: ImageFolder, root: str | None) -> dict[str, Any]:
     """Return the manifest of a folder; in a table the class does not stand in the path, so it is put before it."""
     plain = manifest(folder)
     if root is None or not is_table(root):
@@ -192,10 +192,9 @@ def _split(config: Config, folder: ImageFolder, root: str | None, broken: list[B
     """Return the images of a folder, as far as it is known that they can be read; the others are added to `broken`."""
     headers, errors = check_headers(folder)
     broken += errors
-    for index, error in still_broken(folder, cache_file(config.work_dir, folder.root)):
-        if headers[index] is not None:
-            headers[index] = None
-            broken.append(error)
+    if config.on_bad_image == "error":  # left out, they would make another training of the same experiment
+        known = still_broken(folder, cache_file(config.work_dir, folder.root))
+        broken += [error for index, error in known if headers[index] is not None]
     kept = [index for index, header in enumerate(headers) if header is not None]
     shapes: dict[float, int] = {}  # aspect ratio → position among those kept
     for position, index in enumerate(kept):
@@ -209,7 +208,7 @@ def _split(config: Config, folder: ImageFolder, root: str | None, broken: list[B
         items=[folder.path(index) for index in kept],
         labels=[int(folder.labels[index]) for index in kept],
         extremes=tuple(dict.fromkeys(extremes)),
-        manifest=_manifest(folder, root),
+        manifest=data_manifest(folder, root),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from dataclasses import replace
 
@@ -22,31 +23,35 @@ def split_folder(folder: ImageFolder, fraction: float, group_by: str | None) -> 
     enough lends its smallest until one comes that is, so that every class with two images (or groups) is validated.
 
     Args:
-        group_by: regular expression, searched in the relative path; its first group, or all it matches, is the key.
+        group_by: regular expression, searched in the relative path (NFC); its first group, or the match, is the key.
     """
     number = [_number(folder, index, group_by) for index in range(len(folder.files))]
     by_class: dict[int, set[float]] = defaultdict(set)
     for label, value in zip(folder.labels, number, strict=True):
         by_class[label].add(value)
-    chosen = {label: _chosen(values, fraction) for label, values in by_class.items()}
-    validates = [value in chosen[label] for label, value in zip(folder.labels, number, strict=True)]
+    chosen = {value for value in number if value < fraction}  # of all classes: a group may have images in several
+    classes = [values for _label, values in sorted(by_class.items())]
+    for values in classes:
+        if len(values) > 1 and chosen.isdisjoint(values):
+            chosen.add(min(values))
+    for values in classes:
+        if values <= chosen:  # training needs one of each class
+            chosen.remove(max(values))
+    validates = [value in chosen for value in number]
     return _subset(folder, [not v for v in validates]), _subset(folder, validates)
 
 
 def ungrouped(folder: ImageFolder, group_by: str) -> int:
     """Return how many paths `group_by` finds nothing in."""
-    return sum(re.search(group_by, name) is None for name in folder.files)
+    return sum(_group(name, group_by) is None for name in folder.files)
 
 
-def _chosen(values: set[float], fraction: float) -> set[float]:
-    if len(values) < 2:
-        return set()  # the only image of a class is needed for training
-    small = {value for value in values if value < fraction} or {min(values)}
-    return small if len(small) < len(values) else small - {max(small)}
+def _group(name: str, group_by: str) -> re.Match[str] | None:
+    return re.search(group_by, unicodedata.normalize("NFC", name))  # a Mac may write the same name in another form
 
 
 def _number(folder: ImageFolder, index: int, group_by: str | None) -> float:
-    match = re.search(group_by, folder.files[index]) if group_by else None
+    match = _group(folder.files[index], group_by) if group_by else None
     if match:
         key = (match[1] if match.re.groups and match[1] is not None else match[0]).encode(errors="surrogateescape")
     else:

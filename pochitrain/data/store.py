@@ -29,7 +29,9 @@ import numpy as np
 import numpy.typing as npt
 
 Pixels = npt.NDArray[np.uint8]
-KINDS = ("RGB", "L", "image", "tensor")  # PIL images by their mode; torchvision's Image and plain tensors (3, H, W)
+# PIL images by their mode; torchvision's Image and plain tensors (3, H, W), contiguous or channels last in memory.
+KINDS = ("RGB", "L", "image", "tensor", "image last", "tensor last")
+_CHANNELS_FIRST = ("image", "tensor")
 _RECORD = struct.Struct("<16sQIIII")  # key, offset, height, width, kind, CRC-32 of the pixels
 _SEALED = struct.Struct("<40sI4x")  # a record with its own CRC-32: power may fail in the middle of one
 
@@ -111,7 +113,7 @@ class Store:
 
     def add(self, keys: Sequence[bytes], kind: str, pixels: Pixels) -> Place | None:
         """Keep an image under its keys; None when there is no room for it."""
-        height, width = pixels.shape[1:] if pixels.shape[0] == 3 and kind in KINDS[2:] else pixels.shape[:2]
+        height, width = pixels.shape[1:] if kind in _CHANNELS_FIRST else pixels.shape[:2]
         data = np.ascontiguousarray(pixels).data.cast("B")
         with self._locked():
             self._refresh()
@@ -207,7 +209,9 @@ def _reopened(pixels: str, index: str, limit_bytes: int, lasting: bool) -> Store
 
 def shape_of(kind: str, height: int, width: int) -> tuple[int, ...]:
     """Return the shape of the array of an image."""
-    return {"RGB": (height, width, 3), "L": (height, width)}.get(kind, (3, height, width))
+    if kind in _CHANNELS_FIRST:
+        return 3, height, width
+    return (height, width) if kind == "L" else (height, width, 3)
 
 
 def close_files(files: Sequence[int]) -> None:

@@ -37,7 +37,7 @@ def read_table(path: str | Path, faults: list[Problem] | None = None) -> ImageFo
     path = Path(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, strict=True)
             columns = list(reader.fieldnames or ())
             rows = [
                 (reader.line_num, (row.get("path") or "").strip(), (row.get("label") or "").strip()) for row in reader
@@ -73,22 +73,22 @@ def read_table(path: str | Path, faults: list[Problem] | None = None) -> ImageFo
 
 def _checked(path: Path, rows: list[tuple[int, str, str]]) -> tuple[list[tuple[str, str, int]], list[Problem]]:
     """Return (label, path, bytes) of the good lines, and what is wrong with the others."""
-    images, problems, seen = [], [], set[str]()
+    images, problems, seen = [], [], set[tuple[int, int]]()
     for line, name, label in rows:
         where = f"{path}:{line}"
         if not name or not label:
             problems.append(Problem(_("A line without path or label"), where, _("complete or remove it")))
             continue
         try:
-            size = os.stat(path.parent / name).st_size
-        except OSError as error:
-            reason = error.strerror or str(error)
+            status = os.stat(path.parent / name)
+        except (OSError, ValueError) as error:  # a name with a zero byte
+            reason = getattr(error, "strerror", None) or str(error)
             what = _("{name} cannot be read: {reason}", name=display_name(name), reason=reason)
             problems.append(Problem(what, where, _("correct the path; it starts from the folder of the table")))
             continue
-        if name in seen:
+        if (file_id := (status.st_dev, status.st_ino)) in seen:
             problems.append(Problem(_("{name} is listed twice", name=display_name(name)), where, _("remove the line")))
             continue
-        seen.add(name)
-        images.append((unicodedata.normalize("NFC", label), name, size))
+        seen.add(file_id)
+        images.append((display_name(unicodedata.normalize("NFC", label)), name, status.st_size))
     return images, problems

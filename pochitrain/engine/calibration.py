@@ -73,7 +73,7 @@ def load_calibration(model: Path) -> Calibration | None:
     Raises:
         DataError: it cannot be read, or it was made for other weights.
     """
-    path, mend = calibration_path(model), _("run `pochi calibrate` again, or delete the file")
+    path, mend = calibration_path(model), _("run `pochi calibrate` again")
     if not path.exists():
         return None
     try:

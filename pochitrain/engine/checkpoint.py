@@ -133,7 +133,7 @@ class Checkpoints:
         raise DataError(
             _("Every checkpoint is damaged: {names}", names=", ".join(path.name for path in damaged)),
             str(self.directory),
-            _("Restore one from a backup, or begin again with --restart (this folder is kept aside)."),
+            _("restore one from a backup, or begin again with --restart (this folder is kept aside)"),
         )
 
     def _write(self, epoch: int, step: int, state: dict[str, Any], then: Callable[[], None] | None) -> None:
@@ -208,7 +208,7 @@ def plain(state: Any, tensor: Callable[[str, torch.Tensor], torch.Tensor], path:
     raise ConfigError(
         _("A checkpoint cannot hold a {kind}: {path}", kind=type(state).__qualname__, path=path),
         "state_dict()",
-        _("Keep tensors, numbers, texts, lists and dictionaries only in what state_dict() returns."),
+        _("keep tensors, numbers, texts, lists and dictionaries only in what state_dict() returns"),
     )
 
 
@@ -229,7 +229,7 @@ def load_weights(path: Path) -> dict[str, Any]:
     Raises:
         DataError: it is not there, damaged, or holds something else than plain values.
     """
-    mend = _("Give a .pt file that `pochi train` wrote.")
+    mend = _("give a .pt file that `pochi train` wrote")
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch.load does not look at the checksums

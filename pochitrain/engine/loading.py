@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from pochitrain.config.describe import plain_settings
-from pochitrain.config.loader import load_config, replace_settings
+from pochitrain.config.loader import load_config
 from pochitrain.config.schema import Config
 from pochitrain.engine.checkpoint import load_weights
 from pochitrain.engine.run import PRECISIONS
@@ -170,7 +170,11 @@ def snapshot_config(experiment: Experiment, settings: Mapping[str, Any]) -> Conf
     if folder not in sys.path:  # the file is gone, what it imports may still be there
         sys.path.insert(0, folder)
     try:
-        config = load_config(path, text=experiment.config_py.read_text(encoding="utf-8-sig"))
+        text = experiment.config_py.read_text(encoding="utf-8-sig")
+        there = plain_settings(load_config(path, text=text))
+        changed = {name: settings[name] for name in there if name in settings and settings[name] != there[name]}
+        # As they were given beside the file: functions that read them as globals see them.
+        return load_config(path, {name: value for name, value in changed.items() if name not in _CODE}, text=text)
     except OSError as error:
         raise ConfigError(
             _("The experiment's config.py cannot be read: {reason}", reason=error.strerror),
@@ -182,9 +186,6 @@ def snapshot_config(experiment: Experiment, settings: Mapping[str, Any]) -> Conf
         mend = _("what it imports must be where it was: beside the original file, or installed")
         problem = Problem(_("The experiment's config.py does not run any more"), where, mend)
         raise ConfigError(problems=[*error.problems, problem]) from error
-    there = plain_settings(config)
-    changed = {name: settings[name] for name in there if name in settings and settings[name] != there[name]}
-    return replace_settings(config, {name: value for name, value in changed.items() if name not in _CODE})
 
 
 def _checked(payload: dict[str, Any], path: Path) -> dict[str, Any]:

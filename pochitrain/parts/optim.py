@@ -26,6 +26,11 @@ OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
 BUILT_IN_OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {name: getattr(torch.optim, name) for name in OPTIMIZERS}
 BUILT_IN_SCHEDULERS: dict[str, Callable[..., Any]] = {name: getattr(lr_scheduler, name) for name in SCHEDULERS}
 
+# One pass over weights, gradients and moments instead of a dozen: half the time. SGD has so little to do that its fused
+# form is slower on processors (`benchmarks/tricks.py`).
+_FUSED = ("Adam", "AdamW")
+_ANOTHER_FORM = {"fused", "foreach", "capturable", "differentiable"}
+
 # What the loop and a checkpoint ask of a scheduler.
 _SCHEDULER_METHODS = ("step", "state_dict", "load_state_dict")
 
@@ -115,21 +120,57 @@ def build_optimizer(config: Config, groups: Iterable[dict[str, Any]]) -> Optimiz
         ConfigError: `optimizer_params` does not fit the optimizer, or the user's own is none.
     """
     given = config.optimizer_params or {}
-    chosen = config.optimizer
+    chosen, groups = config.optimizer, list(groups)
     factory: Any = BUILT_IN_OPTIMIZERS[chosen] if isinstance(chosen, str) else chosen
     arguments = {"lr": config.learning_rate, **(OPTIMIZER_DEFAULTS[chosen] if isinstance(chosen, str) else {}), **given}
+    fused = chosen in _FUSED and _ANOTHER_FORM.isdisjoint(given) and _can_be_fused(groups)
+    if fused:
+        arguments["fused"] = True
     try:
         if isinstance(factory, type):
-            made = factory(list(groups), **arguments)
+            made = factory(groups, **arguments)
         else:
-            made = call_part("optimizer", factory, part_values(config, **arguments), list(groups))
+            made = call_part("optimizer", factory, part_values(config, **arguments), groups)
     except ConfigError:
         raise
     except _ARGUMENT_ERRORS as error:
         raise _arguments_problem("optimizer_params", factory, error, skip=("params", "lr")) from error
     if not isinstance(made, Optimizer):
         raise _returned("optimizer", factory, made, _("return an optimizer of torch from it, e.g. torch.optim.SGD(…)"))
+    if fused:
+        made.register_step_pre_hook(_align)
     return made
+
+
+def _can_be_fused(groups: list[dict[str, Any]]) -> bool:
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    return all(each.is_floating_point() and each.device.type in ("cpu", "cuda") for each in parameters)
+
+
+def _align(optimizer: Optimizer, _arguments: Any, _keywords: Any) -> None:
+    """Give gradients and moments the memory layout of their weights.
+
+    torch's fused kernels take it for granted, and on processors compute nonsense without a word where it is not so:
+    when a run that began without `channels_last` goes on with it, or a hook of the user's has made the gradient.
+    """
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if weight.grad is None:
+                continue
+            if not _same_layout(weight.grad, weight):
+                weight.grad = torch.empty_like(weight, requires_grad=False).copy_(weight.grad)
+            state = optimizer.state.get(weight, {})
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor) and value.shape == weight.shape and not _same_layout(value, weight):
+                    state[name] = torch.empty_like(weight, requires_grad=False).copy_(value)
+
+
+def _same_layout(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Compare strides; those of dimensions of size 1 mean nothing."""
+    strides = first.stride(), second.stride()
+    return strides[0] == strides[1] or all(
+        one == other for size, one, other in zip(second.shape, *strides, strict=True) if size > 1
+    )
 
 
 def build_scheduler(config: Config, optimizer: Optimizer) -> Any:

@@ -28,7 +28,7 @@ class Contender:
     """One experiment of a comparison. All of them answered the same images in the same order."""
 
     letter: str
-    id: str
+    id: str  # as shown
     settings: Mapping[str, str]  # dotted name → value, as text
     history: History
     predictions: Predictions
@@ -36,7 +36,7 @@ class Contender:
 
     @property
     def title(self) -> str:
-        return f"{self.letter} {self.id[:12]}"
+        return f"{self.letter} {self.id}"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Duel:
 
 
 def duel(first: Contender, second: Contender) -> Duel:
-    """Return on which images two experiments differ, and whether chance alone explains it."""
+    """Return on which images two experiments differ, and whether that may be chance alone."""
     labels = first.predictions.labels
     right = [each.predictions.predicted == labels for each in (first, second)]
     fixed, broken = np.flatnonzero(~right[0] & right[1]), np.flatnonzero(right[0] & ~right[1])
@@ -107,7 +107,7 @@ def verdict(first: Contender, second: Contender, result: Duel) -> str:
     )
     if result.significant:
         return said + " " + _("That is more than chance explains.")
-    return said + " " + _("Chance alone explains a difference of this size.")
+    return said + " " + _("That may be chance alone.")
 
 
 def recall_changes(first: Contender, second: Contender) -> list[tuple[str, float]]:

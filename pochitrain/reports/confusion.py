@@ -33,6 +33,7 @@ from pochitrain.reports.style import (
     readable_lines,
     save_figure,
     shorten,
+    shorten_all,
     style_bar,
     style_ticks,
     text_width,
@@ -174,7 +175,8 @@ def plan_matrix(names: Sequence[str], *, widest: str, look: Look) -> Plan:
     """
     classes = len(names)
     name_points = max(LEAST_POINTS, min(0.85 * look.label_fontsize, 0.7 * look.height / classes / NAME_LINE))
-    names = [shorten(name, name_points, NAME_SHARE * min(look.width, look.height)) for name in names]
+    room = NAME_SHARE * min(look.width, look.height)
+    names = shorten_all(names, lambda name: shorten(name, name_points, room))
     name_width = max(text_width(name, name_points) for name in names)
 
     least = min(LEAST_POINTS, look.fontsize)

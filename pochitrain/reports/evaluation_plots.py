@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from pochitrain.reports.style import (
     readable,
     save_figure,
     shorten,
+    shorten_all,
     style_axes,
     write_number,
 )
@@ -110,9 +111,8 @@ def draw_confused_pairs(evaluation: Evaluation, path: Path) -> Figure:
         axes.barh(row, count, 0.7, color=VERMILION)
         share = f"{count} ({100 * count / support[true]:.1f} %)"
         axes.annotate(share, (count, row), (4, 0), textcoords="offset points", va="center", fontsize=8, **TEXT)
-    _name_rows(
-        axes, [f"{_name(true, PAIR_INCHES)} → {_name(predicted, PAIR_INCHES)}" for true, predicted, _count in pairs]
-    )
+    names = _names([name for *both, _count in pairs for name in both], PAIR_INCHES)
+    _name_rows(axes, [f"{names[true]} → {names[predicted]}" for true, predicted, _count in pairs])
     if not pairs:
         axes.text(0.5, 0.5, _("No mistake"), transform=axes.transAxes, ha="center", va="center", fontsize=13, **TEXT)
         axes.set_xticks([])
@@ -139,7 +139,8 @@ def draw_classes(evaluation: Evaluation, path: Path) -> Figure:
     for key, marker, color in (("precision", "D", VERMILION), ("recall", "o", "#009E73")):
         values = _columns([each[key] for each in shown])[0]
         axes.plot(100 * values, rows, marker, color=color, markersize=4, markeredgecolor="white", markeredgewidth=0.5)
-    _name_rows(axes, [f"{_name(each['name'])} ({each['support']})" for each in shown])
+    names = _names([each["name"] for each in shown], NAME_INCHES)
+    _name_rows(axes, [f"{names[each['name']]} ({each['support']})" for each in shown])
     axes.set_xlim(0, 101)
     handles = [
         Patch(color=BLUE, alpha=0.75, label=_("F1, with its 95 % interval")),
@@ -185,11 +186,11 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
 
 def _draw_curves(axes: Axes, curves: Sequence[Curve], measure: str, **style: Any) -> None:
     handles = []
-    colors = iter(PALETTE)
+    colors, names = iter(PALETTE), _names([curve.name for curve in curves], PAIR_INCHES)
     looks: Iterator[dict[str, Any]] = iter([{"linestyle": (0, (1, 1.2))}, {"linestyle": "-"}])
     for curve in curves:
         look = {"color": INK, **next(looks)} if curve.average else {"color": next(colors), "linestyle": "-"}
-        label = f"{_name(curve.name, PAIR_INCHES)} ({measure} {curve.area:.3f})"
+        label = f"{names[curve.name]} ({measure} {curve.area:.3f})"
         handles += axes.plot(curve.x, curve.y, linewidth=2 if curve.average else 1.5, label=label, **look, **style)
     _legend_beside(axes, handles)
 
@@ -213,8 +214,12 @@ def _legend_beside(axes: Axes, handles: Sequence[Any]) -> None:
         text.set_parse_math(False)
 
 
-def _name(name: str, room: float = NAME_INCHES) -> str:
-    return shorten(readable(name), 9, room)
+def _names(names: Iterable[str], room: float) -> dict[str, str]:
+    """Return name → how it is written in a picture."""
+    each = list(dict.fromkeys(names))
+    return dict(
+        zip(each, shorten_all([readable(name) for name in each], lambda name: shorten(name, 9, room)), strict=True)
+    )
 
 
 def _columns(estimates: Sequence[Estimate]) -> tuple[Any, Any, Any]:

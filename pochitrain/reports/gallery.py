@@ -24,7 +24,7 @@ from pochitrain.data.decode import BrokenImage, decode_image, display_name
 from pochitrain.engine.gradcam import grad_cam
 from pochitrain.engine.predict import Predictions
 from pochitrain.locale import _
-from pochitrain.reports.style import INK, MUTED, TEXT, new_figure, readable, save_figure, shorten
+from pochitrain.reports.style import INK, MUTED, TEXT, new_figure, readable, save_figure, shorten, shorten_all
 
 Ints = NDArray[np.int64]
 
@@ -34,6 +34,7 @@ PER_CELL = 25
 CELL_BYTES = 4_500_000  # for the pictures of all cells together; base64 makes 6 MB of them
 LISTED = 20_000  # images in all cells together that are named at all
 SHEET = 16  # pictures of a gallery that are drawn as PNG
+WORDS = 1.4  # inches beside the name of a class: "predicted …: 100.0 %"
 BATCH = 4  # images that are explained at once: never more memory than a training step took
 HEAT = "inferno"
 
@@ -172,9 +173,11 @@ def draw_gallery(shown: Sequence[Card], path: Path, *, title: str) -> Figure:
         for column, picture in enumerate((card.picture, card.overlay)):
             if picture is not None:
                 _show_picture(axes, picture, (left + column * (side + 0.04), bottom + 0.62, side, tall - 0.72))
+        both = [readable(card.true), readable(card.predicted)]
+        true, predicted = shorten_all(both, lambda name: shorten(name, 8, width - WORDS))
         said = [
-            _("true {name}: {share:.1f} %", name=card.true, share=100 * card.probability_true),
-            _("predicted {name}: {share:.1f} %", name=card.predicted, share=100 * card.probability_predicted),
+            _("true {name}: {share:.1f} %", name=true, share=100 * card.probability_true),
+            _("predicted {name}: {share:.1f} %", name=predicted, share=100 * card.probability_predicted),
             card.name,
         ]
         for line, text in enumerate(said):

@@ -44,8 +44,9 @@ from pochitrain.reports.html import (
     visible,
 )
 from pochitrain.reports.numbers import bar, interval, is_share, metric_name, number, settings_table, share_cell
+from pochitrain.reports.style import shorten_all
 
-PAIRS = 50  # confused pairs in the page
+PAIRS, BROKEN = 50, 1000  # confused pairs and unreadable images in the page
 
 
 def write_report(
@@ -267,8 +268,13 @@ def _data_section(predictions: Predictions) -> str:
     ]
     if predictions.broken:
         columns = [Column(_("File")), Column(_("Reason"))]
-        rows = [[Cell(name(path), path), Cell(name(reason), reason)] for path, reason in predictions.broken]
-        parts.append(details(_("Unreadable images"), table(columns, rows)))
+        rows = [[Cell(name(path), path), Cell(name(reason), reason)] for path, reason in predictions.broken[:BROKEN]]
+        more = len(predictions.broken) - len(rows)
+        listed = [table(columns, rows)]
+        if more:
+            said = _("and {count} more, see broken.csv", count=more)
+            listed.append(f'<p class="note">{escape(said)}</p>')
+        parts.append(details(_("Unreadable images"), *listed))
     return section(_("Data"), *parts)
 
 
@@ -287,8 +293,10 @@ def _matrix_data(predictions: Predictions, evaluation: Evaluation, look: Mapping
         shares = [round(float(probabilities[label]), 4) for label in (labels[at], predicted[at])]
         return [names[at], *shares, *([data_uri(pictures[at])] if at in pictures else [])]
 
+    classes = [visible(each) for each in predictions.classes]
     return {
-        "classes": [visible(each) for each in predictions.classes],
+        "classes": classes,
+        "short": shorten_all(classes, lambda name: name if len(name) <= 22 else f"{name[:12]}…{name[-9:]}"),
         "counts": evaluation.confusion.tolist(),
         "colors": charts.colorscale(look["cmap"]),
         "title": look["title"],

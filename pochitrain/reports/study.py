@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def write_tables(folder: Path, view: StudyView, statistics: dict[str, Any]) -> N
         DiskError: one of them cannot be written.
     """
     winner = view.winner
-    durable.write_json(folder / "best_params.json", winner.point if winner else {}, sync=False)
+    durable.write_json(folder / "best_params.json", view.shown(winner) if winner else {}, sync=False)
     durable.write_json(folder / "trials_history.json", [_entry(row, view) for row in view.rows], sync=False)
     durable.write_json(folder / "study_statistics.json", {**statistics, **_counted(view)}, sync=False)
     durable.write_text(folder / "trials.csv", trials_csv(view), sync=False)
@@ -67,7 +68,7 @@ def trials_csv(view: StudyView) -> str:
     writer.writerow(["number", "state", *view.metrics, *names, "seconds", "error", "experiment"])
     for row in view.rows:
         values = row.values if row.state == COMPLETE and row.values else [None] * len(view.metrics)
-        point = [row.point.get(name) for name in names]
+        point = [view.shown(row).get(name) for name in names]
         writer.writerow([row.number, row.state, *values, *point, row.seconds, row.error, row.experiment])
     return text.getvalue()
 
@@ -76,13 +77,13 @@ def _entry(row: TrialRow, view: StudyView) -> dict[str, Any]:
     values = row.values if row.state == COMPLETE else None
     value: Any = None
     if values:
-        value = values[0] if len(values) == 1 else values
+        value = _number(values[0]) if len(values) == 1 else [_number(one) for one in values]
     return {
         "number": row.number,
         "state": row.state,
         "value": value,
-        "params": row.point,
-        "intermediate_values": {str(epoch): own for epoch, own in sorted(row.epochs.items())},
+        "params": view.shown(row),
+        "intermediate_values": {str(epoch): _number(own) for epoch, own in sorted(row.epochs.items())},
         "started": row.started,
         "duration_seconds": row.seconds,
         "error": row.error or None,
@@ -92,6 +93,11 @@ def _entry(row: TrialRow, view: StudyView) -> dict[str, Any]:
         "experiment": row.experiment,
         "folder": row.folder,
     }
+
+
+def _number(value: float) -> float | str:
+    """Return a number for JSON, which has no word for these: "nan", "inf", "-inf"."""
+    return value if math.isfinite(value) else str(value)
 
 
 def _counted(view: StudyView) -> dict[str, Any]:
@@ -109,7 +115,7 @@ def _counted(view: StudyView) -> dict[str, Any]:
             "repeats": sum(row.repeat_of is not None for row in view.rows),
         },
         "best_trial": winner.number if winner else None,
-        "best_value": winner.values[0] if winner and winner.values else None,
+        "best_value": _number(winner.values[0]) if winner and winner.values else None,
         **({"pareto_front": list(view.best)} if len(view.metrics) > 1 else {}),
         "param_importances": dict(sorted(view.importances.items(), key=lambda pair: -pair[1])),
         "median_trial_seconds": seconds[len(seconds) // 2] if seconds else None,

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from io import BytesIO
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,6 +116,31 @@ def shorten(text: str, points: float, room: float) -> str:
         if text_width(shorter, points) <= room:
             return shorter
     return "…"
+
+
+def shorten_all(names: Sequence[str], fit: Callable[[str], str]) -> list[str]:
+    """Return the names as `fit` shortens each, but different ones never alike.
+
+    Those that would be show where they begin to differ; where that is not enough, their numbers in the list.
+    """
+    short = [fit(name) for name in names]
+    for group in _alike(names, short):
+        columns = zip(*(names[at] for at in group), strict=False)
+        start = sum(1 for _same in takewhile(lambda letters: len(set(letters)) == 1, columns))
+        for at in group:
+            head = short[at].partition("…")[0]
+            short[at] = fit(head[: len(head) // 2] + "…" + names[at][start:])
+    for group in _alike(names, short):
+        for at in group:
+            short[at] = fit(f"{at + 1}: {names[at]}")
+    return short
+
+
+def _alike(names: Sequence[str], short: Sequence[str]) -> list[list[int]]:
+    groups: dict[str, list[int]] = defaultdict(list)
+    for at, each in enumerate(short):
+        groups[each].append(at)
+    return [group for group in groups.values() if len({names[at] for at in group}) > 1]
 
 
 @lru_cache(maxsize=1)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from pochitrain.config.search import Dimension, Direction, Scalar
+from pochitrain.config.search import Dimension, Direction, Scalar, shown_point
 
 COMPLETE, PRUNED, FAILED, INTERRUPTED = "COMPLETE", "PRUNED", "FAILED", "INTERRUPTED"
 RUNNING, WAITING = "RUNNING", "WAITING"
@@ -18,7 +19,7 @@ class TrialRow:
 
     number: int
     state: str
-    values: list[float] | None = None  # one for each metric; of a pruned trial the last epoch's
+    values: list[float] | None = None  # one for each metric; of a pruned trial the best of its epochs
     point: dict[str, Scalar] = field(default_factory=dict)  # what was suggested
     epochs: dict[int, float] = field(default_factory=dict)  # epoch → first metric
     started: str = ""
@@ -52,6 +53,9 @@ class StudyView:
         """The best trial by the first metric."""
         best = [row for row in self.rows if row.number in self.best]
         return min(best, key=lambda row: (-self.sign(0) * value_of(row), row.number), default=None)
+
+    def shown(self, row: TrialRow) -> dict[str, Any]:
+        return shown_point(self.dimensions, row.point)
 
     def sign(self, metric: int) -> float:
         return 1.0 if self.directions[metric] == "maximize" else -1.0

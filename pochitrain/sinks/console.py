@@ -74,7 +74,8 @@ class Log:
         try:
             self.console.print(what, style=style)
         except UnicodeEncodeError:  # a terminal of another encoding
-            text = str(what).encode(self.console.encoding, errors="replace").decode(self.console.encoding)
+            text = what if isinstance(what, str) else as_text(what)
+            text = text.encode(self.console.encoding, errors="replace").decode(self.console.encoding)
             self.console.print(text, style=style)
 
     def _append(self, lines: list[str]) -> None:
@@ -99,9 +100,9 @@ class _Console(Console):
 
 
 def as_text(figure: Table | Tree) -> str:
-    """Return a table or a tree as plain lines of at most 120 characters."""
+    """Return a table or a tree as plain lines of at most 120 characters; a class may be called `[red]` or `:smile:`."""
     file = io.StringIO()
-    Console(width=120, no_color=True, file=file).print(figure)
+    Console(highlight=False, markup=False, emoji=False, width=120, no_color=True, file=file).print(figure)
     return file.getvalue()
 
 
@@ -121,10 +122,10 @@ class EpochBar:
 
     def __init__(self, log: Log) -> None:
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             TimeRemainingColumn(),
             console=log.console,
             transient=True,

@@ -7,13 +7,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pochitrain.config.search import Scalar
 from pochitrain.locale import _
 from pochitrain.reports.trials import COMPLETE, FAILED, PRUNED, StudyView, TrialRow
 from pochitrain.sinks.console import Log
@@ -23,7 +23,7 @@ from pochitrain.sinks.console import Log
 class AtWork:
     """A trial that runs here."""
 
-    point: Mapping[str, Scalar]
+    point: Mapping[str, Any]
     epochs: int
     began: float = field(default_factory=time.monotonic)
     epoch: int = 0
@@ -50,7 +50,7 @@ class SearchDisplay:
         with Live(console=self.log.console, get_renderable=self._panel, refresh_per_second=2, transient=True):
             yield
 
-    def begin(self, number: int, point: Mapping[str, Scalar], epochs: int) -> None:
+    def begin(self, number: int, point: Mapping[str, Any], epochs: int) -> None:
         self.at_work[number] = AtWork(point, epochs)
 
     def epoch(self, number: int, epoch: int, value: float | None) -> None:
@@ -69,7 +69,7 @@ class SearchDisplay:
             _("trial {number}", number=f"{row.number:{width}}")
             + f"   {outcome_in_words(row, view)}{star}"
             + (f"   {row.seconds:.1f} s" if row.seconds else "")
-            + (f"   {point_in_words(row.point)}" if row.point else "")
+            + (f"   {point_in_words(view.shown(row))}" if row.point else "")
         )
 
     def waiting(self) -> None:
@@ -123,7 +123,7 @@ def outcome_in_words(row: TrialRow, view: StudyView) -> str:
     return values + (f"   ({_('as trial {number}', number=row.repeat_of)})" if row.repeat_of is not None else "")
 
 
-def point_in_words(point: Mapping[str, Scalar]) -> str:
+def point_in_words(point: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in point.items()
     )

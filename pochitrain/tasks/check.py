@@ -64,7 +64,7 @@ def run_check(path: Path, overrides: Mapping[str, Any], output: Path | None) -> 
     config = load_config(path, overrides)
     log = Log(config.log_level)
     output = output or Path(config.work_dir, task_name(config), "check")
-    require_writable(output)
+    require_writable(output, "--output")
     folders, findings = _folders(config)
     surveys = _surveys(config, folders, log)
     pairs = twins(surveys)
@@ -94,7 +94,7 @@ def _folders(config: Config) -> tuple[dict[str, ImageFolder], list[Finding]]:
     except DataError:
         return _what_can_be_listed(config)
     folders = {"train": train} if val is None else {"train": train, "val": val}
-    return folders, [Finding("left_out", "warning", display_name(train.root), detail=note) for note in notes]
+    return folders, [Finding("note", "warning", display_name(train.root), detail=note) for note in notes]
 
 
 def _what_can_be_listed(config: Config) -> tuple[dict[str, ImageFolder], list[Finding]]:
@@ -116,7 +116,7 @@ def _what_can_be_listed(config: Config) -> tuple[dict[str, ImageFolder], list[Fi
         except DataError as error:
             findings += [Finding("classes", "error", found.where, detail=found.what) for found in error.problems]
     return folders, findings + [
-        Finding("left_out", "warning", display_name(folder.root), detail=note)
+        Finding("note", "warning", display_name(folder.root), detail=note)
         for folder in folders.values()
         for note in folder.notes
     ]
@@ -198,7 +198,7 @@ def kind_name(kind: str) -> str:
         "doubtful": _("damaged inside, or written carelessly"),
         "empty_class": _("class without a readable image"),
         "nested": _("folders inside each other"),
-        "left_out": _("left out"),
+        "note": _("to know"),
         "leak": _("in training and in validation"),
         "near_leak": _("almost the same in training and in validation"),
         "two_classes": _("same picture in two classes"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +15,9 @@ from rich.table import Table
 
 from pochitrain import durable
 from pochitrain.config.identity import Identity
-from pochitrain.data.folder import manifest_difference
+from pochitrain.data.folder import display_name, manifest_difference
 from pochitrain.data.pick import Picked
-from pochitrain.engine.calibration import load_calibration
+from pochitrain.engine.calibration import Calibration
 from pochitrain.engine.predict import Predictions
 from pochitrain.errors import ConfigError, DataError
 from pochitrain.experiment import ID_LENGTH, Experiment
@@ -42,6 +43,13 @@ class Entrant:
     judge: Judge
     picked: Picked
     identity: Identity
+    calibration: Calibration | None
+
+    @property
+    def title(self) -> str:
+        """The id, and which weights answer where it is not the best ones."""
+        loaded = self.judge.loaded
+        return loaded.id[:ID_LENGTH] + ("" if loaded.path.stem == "best" else f" {loaded.path.stem}")
 
 
 def compare(
@@ -49,6 +57,7 @@ def compare(
     work_dir: Path,
     *,
     data: Sequence[str] = (),
+    allow_missing: bool = False,
     output: Path | None = None,
     device: str | None = None,
     log: Log | None = None,
@@ -59,10 +68,12 @@ def compare(
         names: two experiments or more, by the beginnings of their ids or by their folders; the first one is what the
             others are held against.
         data: labelled images; without any, the validation images that all experiments have in common.
+        allow_missing: `data` may hold some of the classes only.
 
     Raises:
         ConfigError: a name means no experiment, or fewer than two are named.
         DataError: an experiment has no model, their classes differ, or they have no validation image in common.
+        DiskError: the page cannot be written.
     """
     if not 2 <= len(names) <= len(LETTERS):
         raise ConfigError(
@@ -71,14 +82,18 @@ def compare(
             _("name them by the beginnings of their ids or by their folders; `pochi list` shows them"),
         )
     log = log or Log()
-    entrants = [_entrant(*each, work_dir, data, device, log) for each in zip(LETTERS, names, strict=False)]
+    entrants = []
+    for letter, name in zip(LETTERS, names, strict=False):
+        log.info(f"-- {letter}")
+        entrants.append(_entrant(letter, Judge.of(work_dir, name, device, None, log), data, allow_missing))
     chosen = common_images(entrants)
+    path = output or _default_page(entrants, work_dir, chosen[0].name if data else "")
+    durable.require_writable(path.parent, "--output")
     answers = aligned([_answers(each, picked) for each, picked in zip(entrants, chosen, strict=True)])
     contenders = [_contender(each, its) for each, its in zip(entrants, answers, strict=True)]
     notes = [*data_notes(entrants), *_calibration_notes(entrants)]
     if len(chosen[0]) < max(len(each.picked) for each in entrants):
         notes.append(_("Only the {count} validation images that all of them have are judged", count=len(chosen[0])))
-    path = output or work_dir / "compare" / ("-".join(each.id[:ID_LENGTH] for each in contenders)[:200] + ".html")
     durable.make_directory(path.parent)
     write_comparison(contenders, path, notes)
     _say(contenders, notes, log)
@@ -86,9 +101,7 @@ def compare(
     return path
 
 
-def _entrant(letter: str, name: str, work_dir: Path, data: Sequence[str], device: str | None, log: Log) -> Entrant:
-    log.info(f"-- {letter}")
-    judge = Judge.of(work_dir, name, device, None, log)
+def _entrant(letter: str, judge: Judge, data: Sequence[str], allow_missing: bool) -> Entrant:
     experiment = judge.loaded.experiment
     if experiment is None:
         raise ConfigError(
@@ -96,19 +109,26 @@ def _entrant(letter: str, name: str, work_dir: Path, data: Sequence[str], device
             str(judge.loaded.path),
             _("name its experiment"),
         )
-    picked = judge.pick(data)
+    picked = judge.pick(data, allow_missing=allow_missing)
     if not picked.labelled:
         raise DataError(
             _("Without their true classes images cannot be compared on"),
             picked.source,
             _("name a folder of class folders"),
         )
-    return Entrant(letter, experiment, judge, picked, read_identity(experiment) or Identity({}, {}))
+    identity = read_identity(experiment) or Identity({}, {})
+    return Entrant(letter, experiment, judge, picked, identity, judge.calibration())
+
+
+def _default_page(entrants: Sequence[Entrant], work_dir: Path, data: str) -> Path:
+    """Return `<ids>.html`, with the name of the images that were given."""
+    ids = "-".join(re.sub(r"\W", "-", each.title) for each in entrants)
+    name = display_name(data)[:25]  # a file's name has 255 bytes at most, a letter up to four
+    return work_dir / "compare" / (ids[:130] + (f"-{name}" if name else "") + ".html")
 
 
 def _answers(each: Entrant, picked: Picked) -> Predictions:
-    calibration = load_calibration(each.judge.loaded.path)
-    return each.judge.answers(picked, temperature=calibration.temperature if calibration else 1.0)
+    return each.judge.answers(picked, temperature=each.calibration.temperature if each.calibration else 1.0)
 
 
 # ---- the same images ----
@@ -173,13 +193,13 @@ def data_notes(entrants: Sequence[Entrant]) -> list[str]:
 
 
 def _calibration_notes(entrants: Sequence[Entrant]) -> list[str]:
-    """Return a line where some are calibrated and some are not: the better numbers may be the calibration's."""
-    calibrated = [each.letter for each in entrants if load_calibration(each.judge.loaded.path)]
+    """Return a line where some are calibrated and some are not: numbers that rest on the confidence differ by that."""
+    calibrated = [each.letter for each in entrants if each.calibration]
     if len(calibrated) in (0, len(entrants)):
         return []
     return [
         _(
-            "Only {names} answers with a calibrated confidence; log loss and calibration error profit from that alone",
+            "Only {names} answers with a calibrated confidence: log losses and calibration errors cannot be compared",
             names=", ".join(calibrated),
         )
     ]
@@ -222,7 +242,7 @@ def _contender(each: Entrant, answers: Predictions) -> Contender:
     data = {key: digest[:8] for key, digest in each.identity.data.items()}
     return Contender(
         letter=each.letter,
-        id=each.judge.loaded.id,
+        id=each.title,
         settings={**flat_settings(each.judge.loaded.settings), **code, **data},
         history=read_history(each.experiment),
         predictions=answers,
@@ -280,7 +300,7 @@ def classes_table(contenders: Sequence[Contender]) -> Table:
 
 def _table(title: str, first: str, contenders: Sequence[Contender], justify: Any = "right") -> Table:
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
-    table.add_column(first)
+    table.add_column(first, overflow="fold")
     for each in contenders:
-        table.add_column(each.title, justify=justify)
+        table.add_column(each.title, justify=justify, overflow="fold")
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -10,11 +11,14 @@ from typing import Any
 
 from scipy import stats  # type: ignore[import-untyped]
 
+from pochitrain.config.identity import canonical_settings
+from pochitrain.config.loader import replace_settings
 from pochitrain.config.schema import Config
 from pochitrain.history import History, Record
 from pochitrain.locale import _
 from pochitrain.reports.trials import COMPLETE, TrialRow
 from pochitrain.sinks.console import Log
+from pochitrain.tasks.search_space import DECISIVE, settings_of
 from pochitrain.tasks.trial import Outcome, Work
 
 WINNER, SHIPPED = "winner", "shipped"
@@ -24,12 +28,15 @@ SURE = 0.95
 class Confirmation:
     """The trainings that confirm a search (see `workers.Source`): both settings with the same new seeds.
 
-    The seed of the search itself is none of them: the winner was chosen for its result with that one.
+    None of them is a seed that the search has tried: the winner was chosen for its result with one of those.
     """
 
-    def __init__(self, config: Config, winner: TrialRow, folder: Path, log: Log) -> None:
+    def __init__(self, config: Config, winner: TrialRow, rows: Sequence[TrialRow], folder: Path, log: Log) -> None:
         self.optuna, self.winner, self.log = config.optuna, winner, log
-        self.seeds = [config.seed + 1 + n for n in range(self.optuna.seeds_to_confirm)]
+        dimensions = self.optuna.dimensions()
+        tried = {config.seed, *(settings_of(dimensions, row.point).get("seed") for row in rows)}
+        unused = (seed for seed in itertools.count(config.seed + 1) if seed not in tried)
+        self.seeds = list(itertools.islice(unused, self.optuna.seeds_to_confirm))
         self.of = {"trial": winner.number, "seeds": self.seeds, "epochs": self.optuna.optuna_epochs}
         self.values: dict[str, list[float]] = {WINNER: [], SHIPPED: []}
         self.jobs: list[Work] = []
@@ -46,6 +53,10 @@ class Confirmation:
                 )
                 self.jobs.append(Work(len(self.jobs), point, fixed))
         self.waiting = list(self.jobs)
+        found = {name: value for name, value in settings_of(dimensions, winner.point).items() if name != "seed"}
+        # What was found may be nothing but a lucky seed.
+        same = canonical_settings(replace_settings(config, found)) == canonical_settings(config)
+        self.pointless = same and not any(name.startswith(DECISIVE) for name in found)
 
     def next(self) -> Work | None:
         return self.waiting.pop(0) if self.waiting else None
@@ -61,13 +72,18 @@ class Confirmation:
 
     def end(self, work: Work, outcome: Outcome) -> None:
         who = SHIPPED if work.point is None else WINNER
-        said = outcome.error
+        said = outcome.error or _("interrupted")
         if outcome.status == COMPLETE and outcome.values:
             self.values[who].append(outcome.values[0])
             said = f"{self.optuna.metrics[0]} {outcome.values[0]:.4f}"
         self.log.info(_("confirm {who}, seed {seed}: {said}", who=who, seed=work.fixed["seed"], said=said))
 
     def tick(self) -> None: ...
+
+    def nothing(self) -> dict[str, Any]:
+        """Return what stands in the place of `result` when there are no two settings to compare."""
+        verdict = _("Nothing to confirm: apart from its seed, the best trial has the file's own setting.")
+        return {"of": self.of, "metric": self.optuna.metrics[0], "confirmed": False, "verdict": verdict}
 
     def result(self) -> dict[str, Any]:
         """Return what was measured, and what it says."""

@@ -10,7 +10,7 @@ from typing import Any
 from pochitrain import durable
 from pochitrain.config.describe import plain_value
 from pochitrain.data.pick import Picked
-from pochitrain.engine.calibration import Calibration, load_calibration
+from pochitrain.engine.calibration import Calibration, calibration_path, load_calibration
 from pochitrain.engine.predict import Predictions
 from pochitrain.errors import ConfigError
 from pochitrain.locale import _
@@ -18,6 +18,7 @@ from pochitrain.reports.evaluation import Evaluation, evaluate_predictions, wils
 from pochitrain.sinks.console import Log
 from pochitrain.tasks.judge import Judge
 from pochitrain.tasks.judged import (
+    check_outside,
     check_sorting,
     metrics_values,
     prepare_folder,
@@ -80,7 +81,11 @@ def infer(
         mend = _("give images with --data")
         raise ConfigError(_("The samples of a data set are no files that could be sorted"), "--sort-into", mend)
     directory = wish.output or _default_folder(judge, picked, wish)
-    durable.require_writable(directory)
+    if picked.folder and wish.sort_into is not None:
+        check_outside(wish.sort_into, picked.folder, "--sort-into")
+    if picked.folder and (picked.labelled or wish.output is None):  # only with labels it holds pictures
+        check_outside(directory, picked.folder, "--output")
+    durable.require_writable(directory, "--output")
 
     predictions = judge.answers(picked, temperature=calibration.temperature if calibration else 1.0, tta=wish.tta)
     evaluation = None if predictions.labels is None else evaluate_predictions(predictions, top_k=wish.top_k)
@@ -105,16 +110,23 @@ def _calibration(judge: Judge, wish: Wish) -> Calibration | None:
     """Return the calibration that applies: it was measured on single images, so not to averages of two.
 
     Raises:
-        ConfigError: one is needed, and there is none.
+        ConfigError: one is needed, and there is none. DataError: it cannot be used.
     """
     target = wish.target_precision
     if target is not None and not 0 < target <= 1:
         what = _("A precision is above 0 and at most 1, not {target}", target=target)
         raise ConfigError(what, "--target-precision", _("for example 0.99"))
-    calibration = None if wish.tta else load_calibration(judge.loaded.path)
+    if wish.tta and target is not None:
+        what = _("The calibration holds without --tta only, and so do thresholds for a precision")
+        raise ConfigError(what, "--target-precision", _("leave out --tta"))
+    if wish.tta:
+        if calibration_path(judge.loaded.path).exists():
+            judge.log.warning(_("the calibration holds without --tta only, so it is not used"))
+        return None
+    calibration = judge.calibration() if target is None else load_calibration(judge.loaded.path)
     if target is not None and calibration is None:
         raise ConfigError(
-            _("Thresholds for a precision need a calibrated model, and no --tta"),
+            _("Thresholds for a precision need a calibrated model"),
             "--target-precision",
             _("run first: pochi calibrate {path}", path=judge.loaded.path),
         )

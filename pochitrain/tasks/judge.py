@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -13,12 +15,14 @@ from torch import nn
 from pochitrain.config.identity import canonical_settings, settings_difference
 from pochitrain.config.loader import remembered_imports
 from pochitrain.config.schema import Config
-from pochitrain.data.folder import manifest_difference
+from pochitrain.data.folder import display_name, manifest_difference
 from pochitrain.data.pick import Picked, pick_images, pick_validation
+from pochitrain.data.table import is_table
+from pochitrain.engine.calibration import Calibration, load_calibration
 from pochitrain.engine.loading import LoadedModel, find_model, load_model, snapshot_config
 from pochitrain.engine.predict import Predictions, nothing_readable, predict
 from pochitrain.engine.run import choose_device, choose_precision, make_deterministic
-from pochitrain.errors import ConfigError
+from pochitrain.errors import ConfigError, DataError
 from pochitrain.locale import _
 from pochitrain.sinks.console import EpochBar, Log
 from pochitrain.tasks.prepare import read_data_manifest, read_identity
@@ -59,13 +63,27 @@ class Judge:
         if sources:
             picked = pick_images(sources, classes, allow_missing=allow_missing)
         else:
-            picked = pick_validation(_config_with_data(self.loaded), classes)
+            picked = pick_validation(_config_with_data(self.loaded), classes, allow_missing=allow_missing)
         kind = _("labelled") if picked.labelled else _("not labelled")
         count = len(picked) + len(picked.broken)
         self.log.info(_("images      {count}, {kind}: {source}", count=count, kind=kind, source=picked.source))
-        for note in (*picked.notes, *(() if sources else _changed_data(self.loaded, picked))):
+        then = read_data_manifest(self.loaded.experiment) if self.loaded.experiment else {}
+        for note in (*picked.notes, *(() if sources else _changed_data(then, picked))):
             self.log.warning(note)
+        if known := trained_on(then, self.loaded.config.train_data_root, picked):
+            words = _("the model was trained on {count} of these images: it does worse on new ones", count=known)
+            self.log.warning(words)
         return picked
+
+    def calibration(self) -> Calibration | None:
+        """Return the calibration that lies beside the model; one that cannot be used is told and counts as none."""
+        try:
+            return load_calibration(self.loaded.path)
+        except DataError as error:
+            problem = error.problems[0]
+            told = _("{what}, so it is not used: {mend}", what=problem.what, mend=problem.mend)
+            self.log.warning(f"{told} ({problem.where})")
+            return None
 
     def answers(
         self, picked: Picked, *, precision: str | None = None, temperature: float = 1.0, tta: bool = False
@@ -144,10 +162,10 @@ def _changed_code(loaded: LoadedModel) -> list[str]:
     return settings_difference(identity.settings, now)
 
 
-def _changed_data(loaded: LoadedModel, picked: Picked) -> list[str]:
+def _changed_data(manifests: Mapping[str, Any], picked: Picked) -> list[str]:
     """Return how the validation data differs from that of the training."""
-    then = read_data_manifest(loaded.experiment).get("data.val") if loaded.experiment else None
-    if then is None or picked.manifest is None or "files" not in then:
+    then = manifests.get("data.val") or {}
+    if picked.manifest is None or "files" not in then:
         return []
     added, removed, changed = manifest_difference(then, picked.manifest)
     if not (added or removed or changed):
@@ -160,3 +178,27 @@ def _changed_data(loaded: LoadedModel, picked: Picked) -> list[str]:
             changed=changed,
         )
     ]
+
+
+def trained_on(manifests: Mapping[str, Any], root: str | None, picked: Picked) -> int:
+    """Return how many of the images are, by their paths, images that the model was trained on (1 s for a million).
+
+    Args:
+        manifests: of the data of the training, as `read_data_manifest` gives them.
+        root: `train_data_root` of the training.
+    """
+    names = [name for name, _size in manifests.get("data.train", {}).get("files", ())]
+    if root is None or not names or not isinstance(picked.items, list):
+        return 0
+    if is_table(root):  # the class stands before the path, which may be absolute or lead upwards
+        folder = _spelled(os.path.dirname(root))
+        known = {os.path.normpath(os.path.join(folder, name.partition(": ")[2])) for name in names}
+    else:
+        folder = _spelled(root)
+        known = {f"{folder}/{name}" for name in names}
+    return sum(_spelled(item) in known for item in picked.items)
+
+
+def _spelled(path: str) -> str:
+    """Return an absolute path as a manifest spells names."""
+    return display_name(unicodedata.normalize("NFC", os.path.abspath(path)))

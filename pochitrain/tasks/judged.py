@@ -24,10 +24,11 @@ from pochitrain.reports.evaluation import Estimate, Evaluation
 
 SHARES = ("precision", "recall", "f1")
 RESULTS = (
-    *("infer.json", "predictions.csv", "broken.csv", "thresholds.csv", "metrics.json", "classification_report.csv"),
+    *("predictions.csv", "broken.csv", "thresholds.csv", "metrics.json", "classification_report.csv"),
     *("confusion_matrix.csv", "report.html", "confusion_matrix.png", "confusion_matrix_normalized.png", "roc.png"),
     *("precision_recall.png", "reliability.png", "confidence.png", "most_confused.png", "per_class.png"),
     *("mistakes.png", "least_certain.png"),
+    "infer.json",  # removed last: it says whose results the others are
 )
 
 
@@ -56,9 +57,8 @@ def _source_of(folder: Path) -> str | None:
 def prepare_folder(directory: Path) -> None:
     """Make the folder of the results; those of an earlier time go, because what is not made anew would not fit."""
     durable.make_directory(directory)
-    if _source_of(directory) is not None:
-        for name in RESULTS:
-            durable.remove(directory / name)
+    for name in RESULTS:
+        durable.remove(directory / name)
 
 
 def write_predictions(directory: Path, predictions: Predictions, answers: Sequence[str] | None, top_k: int) -> None:
@@ -121,6 +121,16 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     durable.write_text(path, text.getvalue(), sync=False)
 
 
+def check_outside(directory: Path, folder: str, option: str) -> None:
+    """Refuse a directory to write to, named by `option`, inside the folder whose images are judged."""
+    if Path(os.path.realpath(directory)).is_relative_to(os.path.realpath(folder)):
+        raise ConfigError(
+            _("What is written here would be read as images the next time"),
+            str(directory),
+            _("name a folder outside of {folder} with {option}", folder=display_name(folder), option=option),
+        )
+
+
 # ---- images into folders ----
 
 
@@ -128,14 +138,15 @@ def check_sorting(directory: Path) -> None:
     """Refuse a folder that holds something: what was sorted before would mix with what is sorted now."""
     if directory.is_dir() and any(directory.iterdir()):
         raise ConfigError(_("The folder is not empty"), str(directory), _("name a new or an empty one for --sort-into"))
-    durable.require_writable(directory)
+    durable.require_writable(directory, "--sort-into")
 
 
 def sort_images(directory: Path, predictions: Predictions, answers: Sequence[str]) -> int:
     """Put a link to each image, or a copy where links do not work, into the folder of its answer; return how many."""
+    folders = folder_names([*predictions.classes, *answers])
     taken: set[Path] = set()
     for path, answer in zip(predictions.paths, answers, strict=True):
-        folder = directory / folder_name(answer)
+        folder = directory / folders[answer]
         if folder not in taken:
             durable.make_directory(folder)
             taken.add(folder)
@@ -150,9 +161,19 @@ def sort_images(directory: Path, predictions: Predictions, answers: Sequence[str
     return len(predictions.paths)
 
 
-def folder_name(text: str) -> str:
-    """Return the name of a class as that of one folder, whatever characters a file of weights put into it."""
-    return re.sub(r"[/\0]", "_", text).lstrip(".") or "_"
+def folder_names(answers: Iterable[str]) -> dict[str, str]:
+    """Return for each answer the name of its own folder, whatever characters a file of weights put into its classes."""
+    plain = {answer: re.sub(r"[/\0]", "_", answer).lstrip(".") or "_" for answer in answers}
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for answer in sorted(plain, key=lambda answer: (plain[answer] != answer, answer)):  # those that fit keep theirs
+        name, number = plain[answer], 1
+        while name in taken:
+            number += 1
+            name = f"{plain[answer]}-{number}"
+        names[answer] = name
+        taken.add(name)
+    return names
 
 
 def _free(path: Path, taken: set[Path]) -> Path:

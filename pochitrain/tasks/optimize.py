@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from pochitrain import durable
 from pochitrain.config.describe import plain_value
-from pochitrain.config.identity import canonical_settings
+from pochitrain.config.identity import canonical_settings, settings_difference
+from pochitrain.config.loader import load_config
+from pochitrain.config.mistakes import located, near_name
 from pochitrain.config.schema import Config
 from pochitrain.data.source import Data, load_data
 from pochitrain.engine.signals import StopRequest, graceful_stop
 from pochitrain.errors import ConfigError, StoppedError
 from pochitrain.experiment import Experiment, lock
+from pochitrain.history import GRADIENT, GUIDE_COLUMNS, TIMING
 from pochitrain.locale import _
 from pochitrain.reports.trials import COMPLETE, FAILED, PRUNED, StudyView, TrialRow
 from pochitrain.sinks.console import Log
 from pochitrain.tasks.config import settings_tree
-from pochitrain.tasks.optimized_config import require_literals
-from pochitrain.tasks.prepare import checked_config
+from pochitrain.tasks.optimized_config import is_literal, require_literals
+from pochitrain.tasks.prepare import checked_config, read_identity
+from pochitrain.tasks.sampling import import_for_importances
 from pochitrain.tasks.search import OPTIMIZED, Search
-from pochitrain.tasks.search_space import check_space, split_key
-from pochitrain.tasks.study import Study, import_for_importances, open_study
+from pochitrain.tasks.search_space import check_space, settings_of, split_key
+from pochitrain.tasks.study import Study, open_study
+from pochitrain.tasks.trial import MEASURED
 from pochitrain.tasks.workers import Workers, import_ahead
 
 RESULTS = "optuna_results"
+STOPPED, TIME_LIMIT = "stopped", "time limit"
 
 
 class Searched(NamedTuple):
@@ -66,6 +75,8 @@ def optimize(config: Config, output: Path | None = None, log: Log | None = None)
             with lock(Experiment(folder, study.token)):
                 study.take_over(folder)
                 search = Search(config, study, folder, log)
+                if confirmation := _read_statistics(folder).get("confirmation"):
+                    search.statistics["confirmation"] = confirmation
                 search.say_start(notes)
                 return _search(search, workers, request)
 
@@ -73,15 +84,16 @@ def optimize(config: Config, output: Path | None = None, log: Log | None = None)
 def _search(search: Search, workers: Workers, request: StopRequest) -> Searched:
     """Search to the end, to the time limit or to a signal; the files are written in every case."""
     search.write("running")
-    status = "stopped"
+    status = STOPPED
     try:
         with search.display.shown():
             workers.train(search, request)
-        status = "stopped" if request() else "complete"
+        if not request():
+            status = TIME_LIMIT if search.is_cut_short() else "complete"
     finally:
         view = search.write(status)
     if not request() and search.config.optuna.seeds_to_confirm and view.winner:
-        _confirm(search, view.winner, workers, request)
+        _confirm(search, view, status, workers, request)
     if request():
         finished = len(view.in_state(COMPLETE, PRUNED, FAILED))
         persistent = search.config.optuna.storage is not None
@@ -94,26 +106,33 @@ def _search(search: Search, workers: Workers, request: StopRequest) -> Searched:
     if view.rows and all(row.state == FAILED for row in view.rows):
         reasons = dict.fromkeys(row.error for row in view.rows)
         raise ConfigError(
-            _("Every trial failed"), str(search.folder / "trials_history.json"), "; ".join(list(reasons)[:3])
+            _("Every trial failed: {reasons}", reasons="; ".join(list(reasons)[:3])),
+            str(search.folder / "trials_history.json"),
+            _("correct what they have in common, and search again"),
         )
+    if view.winner is not None:
+        warn_of_other_settings(search, view.winner)
     say_result(search, view)
     return Searched(search.folder, view.winner, list(view.rows))
 
 
-def _confirm(search: Search, winner: TrialRow, workers: Workers, request: StopRequest) -> None:
+def _confirm(search: Search, view: StudyView, status: str, workers: Workers, request: StopRequest) -> None:
     """Train the winner and the file's own setting with new seeds, unless that was done before."""
+    assert view.winner is not None
     from pochitrain.tasks.confirm import Confirmation  # SciPy: half a second that only its users pay
 
-    confirmation = Confirmation(search.config, winner, search.folder, search.log)
-    if _read_statistics(search.folder).get("confirmation", {}).get("of") == confirmation.of:
-        search.statistics["confirmation"] = _read_statistics(search.folder)["confirmation"]
-    else:
-        workers.train(confirmation, request)
-        if not request():
+    confirmation = Confirmation(search.config, view.winner, view.rows, search.folder, search.log)
+    if search.statistics.get("confirmation", {}).get("of") != confirmation.of:
+        if confirmation.pointless:
+            search.statistics["confirmation"] = confirmation.nothing()
+        else:
+            workers.train(confirmation, request)
+            if request():
+                search.write(STOPPED)
+                return
             search.statistics["confirmation"] = confirmation.result()
-    if "confirmation" in search.statistics:
-        search.log.info(search.statistics["confirmation"]["verdict"])
-    search.write("stopped" if request() else "complete")
+    search.log.info(search.statistics["confirmation"]["verdict"])
+    search.write(status)
 
 
 def say_result(search: Search, view: StudyView) -> None:
@@ -125,21 +144,53 @@ def say_result(search: Search, view: StudyView) -> None:
     if winner is None or winner.values is None:
         log.warning(_("No trial was complete: each was pruned or failed"))
         return
-    for name, value in winner.point.items():
-        log.info(f"  {name} = {value!r}")
+    for name, value in settings_of(view.dimensions, winner.point).items():
+        log.info(f"  {name} = {repr(value) if is_literal(value) else winner.point[name]}")
     log.info(_("best is trial {number}", number=winner.number))
     log.info("   ".join(f"{name} {value:.4f}" for name, value in zip(view.metrics, winner.values, strict=True)))
 
 
+def warn_of_other_settings(search: Search, winner: TrialRow) -> None:
+    """Warn when the file that was written does not mean what the best trial was; nobody knows what a file computes."""
+    path, optuna, threads = search.folder / OPTIMIZED, search.config.optuna, torch.get_num_threads()
+    was = read_identity(Experiment(Path(winner.folder), winner.experiment))
+    if was is None:  # it was trained elsewhere
+        return
+    epochs = {} if "epochs" in winner.point else {"epochs": optuna.optuna_epochs}
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the search has said what the file says
+            lines = settings_difference(was.settings, canonical_settings(load_config(path, epochs)))
+    except ConfigError as error:
+        lines = [error.problems[0].what]
+    finally:
+        torch.set_num_threads(threads)  # which the file may set
+    if lines:
+        search.log.warning(
+            _("{path} is not what the best trial was trained with: {lines}", path=path, lines="; ".join(lines[:3]))
+        )
+
+
 def require_metrics(config: Config, data: Data) -> None:
-    """Raise a ConfigError when the search looks at a validation that there is not."""
-    wanted = [metric for metric in config.optuna.metrics if metric.startswith("val_")]
+    """Raise a ConfigError when the search looks at a validation that there is not, or at a column that nobody writes.
+
+    What columns a `train_epoch` of the user's adds, only its first epoch shows (see `trial.check_metrics`).
+    """
+    metrics = config.optuna.metrics
+    wanted = [metric for metric in metrics if metric.startswith("val_")]
     if wanted and data.val is None:
         raise ConfigError(
             _("Without validation data there is no {metric}", metric=", ".join(wanted)),
             "val_data_root",
             _('set val_data_root = "auto", or search for train_loss: optuna["metric"] and optuna["direction"]'),
         )
+    known = (*GUIDE_COLUMNS[1:], *TIMING, *MEASURED)
+    own_columns = config.train_epoch is not None or "train_epoch" in config.optuna.search_space
+    for metric in metrics:
+        if not (own_columns or metric in known or metric.startswith(("lr_", GRADIENT))):
+            near = near_name(metric, known)
+            mend = _("did you mean {near}?", near=near) if near else _("it has: {names}", names=", ".join(known))
+            raise located(ConfigError(_("An epoch has no {metric}", metric=metric), "optuna.metric", mend), config)
 
 
 def made_of(config: Config, data: Data) -> dict[str, str]:
@@ -150,9 +201,9 @@ def made_of(config: Config, data: Data) -> dict[str, str]:
         settings["early_stopping"] = repr(plain_value(config.early_stopping))
     common = {key: leaf for key, leaf in settings.items() if not key.startswith(tuple(searched))}
     optuna = config.optuna
-    for dimension in optuna.dimensions():
-        if dimension.kind == "categorical":  # Optuna cannot add choices to a study; a range may change
-            common[f"optuna.search_space.{dimension.name}.choices"] = repr(dimension.labels)
+    for dimension in optuna.dimensions():  # a range may change, nothing else: Optuna cannot compare such trials
+        how = repr(dimension.labels) if dimension.kind == "categorical" else "(log)" if dimension.log else "(linear)"
+        common[f"optuna.search_space.{dimension.name}"] = f"{dimension.kind} {how}"
     goal = {"optuna_epochs": optuna.optuna_epochs, "metric": optuna.metrics, "direction": optuna.directions}
     return {**common, **data.digests, **{f"optuna.{name}": repr(value) for name, value in goal.items()}}
 
@@ -161,20 +212,26 @@ def results_folder(config: Config, study: Study, output: Path | None) -> Path:
     """Return the folder of a study: its own one, or one that is free.
 
     Raises:
-        ConfigError: `output` holds another study.
+        ConfigError: `output` is a file, or holds something else.
     """
     first = output or Path(config.work_dir) / RESULTS
     number, folder = 1, first
-    while folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
-        if _read_statistics(folder).get("token") == study.token:
+    while folder.exists() and not _is_free(folder):
+        found = _read_statistics(folder).get("token")
+        if found == study.token:
             return folder
         if output is not None:
-            raise ConfigError(
-                _("Another study is here"), str(output), _("choose another --output, or remove the folder")
-            )
+            what = _("Another study is here") if found else _("The folder is not empty")
+            if not folder.is_dir():
+                what = _("This is a file")
+            raise ConfigError(what, f"--output {output}", _("choose another folder"))
         number += 1
         folder = first.with_name(f"{first.name}_{number}")
     return folder
+
+
+def _is_free(folder: Path) -> bool:
+    return folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())
 
 
 def _read_statistics(folder: Path) -> dict[str, Any]:

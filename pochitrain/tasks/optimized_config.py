@@ -44,7 +44,7 @@ def optimized_text(config: Config, point: Mapping[str, Scalar], path: Path, rema
         if dimension.name in point:
             label = point[dimension.name]
             values[dimension.name] = _expression(dimension, label), dimension.value(label)
-    lines = ["", f"# {remark}"] if values else []
+    lines = ["", f"# {remark}"]
     for key, (expression, value) in values.items():
         name, inner = split_key(key)
         expression, current[name] = _merged(name, current.get(name), inner, expression, value)

@@ -14,8 +14,6 @@ from pochitrain.engine.predict import Predictions
 from pochitrain.reports.evaluation import Estimate, wilson
 from pochitrain.tasks.judged import cells, write_csv
 
-UNKNOWN = "unknown"
-
 
 @dataclass(frozen=True)
 class Reliance:
@@ -28,10 +26,17 @@ class Reliance:
 
     @property
     def answers(self) -> list[str]:
-        """The class of each image, or "unknown"."""
-        return [
-            name if sure else UNKNOWN for name, sure in zip(self.predictions.names, self.answered.tolist(), strict=True)
-        ]
+        """The class of each image, or `unknown`."""
+        names, word = self.predictions.names, self.unknown
+        return [name if sure else word for name, sure in zip(names, self.answered.tolist(), strict=True)]
+
+    @property
+    def unknown(self) -> str:
+        """The word "unknown", in parentheses where a class has that name."""
+        word = "unknown"
+        while word in self.predictions.classes:
+            word = f"({word})"
+        return word
 
     @property
     def coverage(self) -> Estimate:

@@ -80,6 +80,11 @@ def build_pruner(settings: Optuna) -> BasePruner:
     return pruners[settings.pruner]()
 
 
+def epoch_values(trial: FrozenTrial | optuna.Trial) -> dict[int, float]:
+    """Return epoch → value of a trial."""
+    return {int(epoch): value for epoch, value in trial.user_attrs.get("epochs", {}).items()}
+
+
 def superseded(trials: Sequence[FrozenTrial]) -> set[int]:
     """Return the numbers of the trials that were run again under another number."""
     return {number for trial in trials for number in trial.user_attrs.get("retry_of", ())}
@@ -88,6 +93,15 @@ def superseded(trials: Sequence[FrozenTrial]) -> set[int]:
 def not_counted(trials: Sequence[FrozenTrial]) -> set[int]:
     """Return the numbers that stand for no trial: run again under another number, or one too many from the start."""
     return superseded(trials) | {trial.number for trial in trials if "surplus" in trial.user_attrs}
+
+
+def import_for_importances() -> None:
+    """Import what `Study.importances` needs: scikit-learn, a second, while the workers' process imports torch."""
+    small = optuna.create_study()
+    for number in range(2):
+        ranged = FloatDistribution(0, 1)
+        small.add_trial(optuna.trial.create_trial(params={"x": number}, distributions={"x": ranged}, value=number))
+    optuna.importance.get_param_importances(small, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0))
 
 
 class Counted(BaseSampler):
@@ -100,12 +114,14 @@ class Counted(BaseSampler):
     def __init__(self, settings: Optuna, seed: int) -> None:
         self.settings, self.seed = settings, seed
         self.study: optuna.Study | None = None  # whole: a pruner with brackets shows a trial only its own bracket
+        self.begun: Callable[[int], None] = lambda trial_id: None  # called before anything is suggested
         self.now: BaseSampler = optuna.samplers.RandomSampler()
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self.begun(trial._trial_id)
         trials = (self.study or study).get_trials(deepcopy=False)
-        gone = not_counted(trials)
-        self.now = self._sampler(trial.number - sum(number < trial.number for number in gone))
+        first = min([trial.number, *trial.user_attrs.get("retry_of", ())])  # one that is run again has its old place
+        self.now = self._sampler(first - sum(number < first for number in not_counted(trials)))
         self.now.before_trial(study, trial)
 
     def _sampler(self, place: int) -> BaseSampler:

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from pochitrain import durable
+from pochitrain.config.mistakes import located
 from pochitrain.config.schema import Config
-from pochitrain.config.search import Dimension, Optuna
-from pochitrain.errors import DiskError
+from pochitrain.config.search import Dimension, Optuna, shown_point
+from pochitrain.errors import ConfigError, DiskError
 from pochitrain.experiment import Experiment
 from pochitrain.history import History, Record
 from pochitrain.locale import _
@@ -27,6 +28,7 @@ from pochitrain.tasks.study import Study, Suggestion
 from pochitrain.tasks.trial import Outcome, Work, objective
 
 OPTIMIZED = "optimized_config.py"
+OVER = (COMPLETE, PRUNED, FAILED)
 IMPORTANCE_SHARE = 0.01  # of the time; computing the importances grows with the trials
 
 
@@ -68,7 +70,7 @@ class Search:
             fixed = {"work_dir": str(self.folder), "task": task, "epochs": self.config.optuna.optuna_epochs}
             work = Work(suggestion.number, suggestion.point, fixed)
             self.begun[work.number] = suggestion
-            self.display.begin(work.number, suggestion.point, epochs_of(work))
+            self.display.begin(work.number, shown_point(self.study.dimensions, suggestion.point), epochs_of(work))
             return work
         return None
 
@@ -77,6 +79,10 @@ class Search:
             self.display.waiting()
             return False
         return True
+
+    def is_cut_short(self) -> bool:
+        """Return whether the time limit came before the last trial."""
+        return time.monotonic() >= self.deadline and len(self.view().in_state(*OVER)) < self.study.total
 
     def goes_on(self, work: Work, record: Record) -> bool:
         value = record.get(self.config.optuna.metrics[0])
@@ -96,6 +102,8 @@ class Search:
     def end(self, work: Work, outcome: Outcome) -> None:
         self.study.end(self.begun.pop(work.number), outcome)
         self._say_end(work.number)
+        if outcome.hopeless:
+            raise located(ConfigError(problems=outcome.hopeless), self.config)
 
     def tick(self) -> None:
         self.study.beat()
@@ -133,19 +141,19 @@ class Search:
         if winner is None or winner.values is None:
             return optimized_text(self.config, {}, self.folder / OPTIMIZED, _("No trial is complete yet."))
         remark = _(
-            "Trial {number} of {name}: {metric} {value}, best of {epochs} epochs.",
+            "Trial {number} of {name}: {metric} {value}, the best epoch of {epochs}.",
             number=winner.number,
             name=view.name,
             metric=view.metrics[0],
             value=f"{winner.values[0]:.6g}",
-            epochs=self.config.optuna.optuna_epochs,
+            epochs=len(winner.epochs),
         )
         threads = winner.threads if winner.threads != torch.get_num_threads() else 0
         return optimized_text(self.config, winner.point, self.folder / OPTIMIZED, remark, threads)
 
     def _forget_weights(self, view: StudyView) -> None:
         kept = {row.folder for row in view.ranked()[: self.config.optuna.keep_weights]}
-        for row in view.in_state(COMPLETE, PRUNED, FAILED):
+        for row in view.in_state(*OVER):
             experiment = Experiment(Path(row.folder), row.experiment)
             if row.folder and self.folder.absolute() in experiment.dir.absolute().parents:
                 shutil.rmtree(experiment.checkpoints_dir, ignore_errors=True)
@@ -165,10 +173,10 @@ class Search:
         optuna, log, view = self.config.optuna, self.log, self.view()
         self.display.view = view
         log.info(_("study       {name}, {folder}", name=optuna.study_name, folder=self.folder))
-        done = len(view.in_state(COMPLETE, PRUNED, FAILED))
+        done = len(view.in_state(*OVER))
         goal = ", ".join(f"{metric} ({way})" for metric, way in zip(optuna.metrics, optuna.directions, strict=True))
         counts = {"trials": self.study.total, "epochs": optuna.optuna_epochs, "goal": goal}
-        log.info(_("goal        {goal} in {trials} trials of {epochs} epochs", **counts))
+        log.info(_("goal        {goal}; trials: {trials}, epochs of each: {epochs}", **counts))
         log.info(_("method      {sampler}, {pruner}", sampler=optuna.sampler, pruner=optuna.pruner or "NopPruner"))
         for dimension in self.study.dimensions:
             log.info(f"  {dimension.name}  {range_in_words(dimension)}")
@@ -184,7 +192,7 @@ def epochs_of(work: Work) -> int:
 
 def range_in_words(dimension: Dimension) -> str:
     if dimension.kind == "categorical":
-        return " | ".join(map(str, dimension.labels))
+        return " | ".join(str(dimension.shown(label)) for label in dimension.labels)
     more = [_("logarithmic")] if dimension.log else []
     more += [_("in steps of {step}", step=dimension.step)] if dimension.step else []
     return f"{dimension.low:g} … {dimension.high:g}" + (f" ({', '.join(more)})" if more else "")

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pochitrain.config.fields import is_identity
-from pochitrain.config.identity import canonical_settings
+from pochitrain.config.identity import PARTS, canonical_settings, setting_readers
+from pochitrain.config.inject import parameters
 from pochitrain.config.loader import InvalidConfig, replace_settings
-from pochitrain.config.mistakes import Where
+from pochitrain.config.mistakes import Where, class_weights_problem
 from pochitrain.config.schema import Config
 from pochitrain.config.search import Dimension, Scalar
 from pochitrain.config.words import full_name, walk_settings
-from pochitrain.errors import ConfigError, Problem
+from pochitrain.data.folder import scan_folder
+from pochitrain.data.source import AUTO
+from pochitrain.errors import ConfigError, DataError, Problem
 from pochitrain.locale import _
 from pochitrain.parts.models import build_model
 from pochitrain.parts.optim import layer_groups
@@ -27,6 +32,7 @@ TRIED = 64  # combinations of extremes; a few milliseconds each
 FIXED = ("work_dir", "task", "optuna", "train", "test")  # the study itself decides them
 # Outside the identity, and yet they decide about the best epoch: how long, and on which images.
 DECISIVE = ("epochs", "early_stopping", "train_data_root", "val_data_root", "val_fraction", "group_by", "num_classes")
+ROOTS = ("train_data_root", "val_data_root")
 TIMED = ("seconds", "images_per_second", "latency_ms")
 
 
@@ -43,17 +49,43 @@ def check_space(config: Config, classes: tuple[str, ...]) -> list[str]:
     """
     dimensions = config.optuna.dimensions()
     problems = [problem for dimension in dimensions for problem in _alone(config, dimension)]
+    problems += [problem for dimension in dimensions for problem in _unreadable_roots(config, dimension)]
+    made = [config]
     if not problems and dimensions:
-        attempts = [(point, _attempt(config, dimensions, point)) for point in combinations(dimensions)]
+        attempts = [(point, _attempt(config, dimensions, point, classes)) for point in combinations(dimensions)]
         problems = _never_fitting(dimensions, attempts)
         fitting = [point for point, made in attempts if isinstance(made, Config)]
         if not problems:
-            problems = [p for dimension in dimensions for p in _without_effect(config, dimension, fitting)]
+            problems = [p for dimension in dimensions for p in _without_effect(config, dimension, fitting, classes)]
             problems += _unmatched_patterns(config, dimensions, fitting, classes)
+            made = [trial for _point, trial in attempts if isinstance(trial, Config)]
     if problems:
         where = Where(config.origin.path, config.origin.text)
         raise ConfigError(problems=[where.fill(problem) for problem in problems])
+    _require_no_globals(config, made)
     return [note for dimension in dimensions for note in _notes(config, dimension)]
+
+
+def _require_no_globals(config: Config, trials: Sequence[Config]) -> None:
+    """Raise a ConfigError for each function that reads as a global what the trials vary: it would see the file's value.
+
+    Besides the search space that is `epochs`, which all trials have from `optuna_epochs`, and `seed` for new seeds.
+    """
+    optuna, names = config.optuna, {split_key(name)[0] for name in config.optuna.search_space}
+    names |= {"epochs"} if optuna.optuna_epochs != config.epochs else set()
+    names |= {"seed"} if optuna.seeds_to_confirm else set()
+    problems = {}
+    for trial in trials:
+        for function, name in setting_readers(trial, names):
+            code, called = function.__code__, function.__qualname__
+            what = _("{part} reads {name} as a global, which is the file's in every trial", part=called, name=name)
+            mend = _("take it as a parameter of the model, loss, optimizer … that uses it, and pass it on")
+            if any(getattr(trial, part) is function for part in PARTS):
+                taken = ", ".join([*parameters(function), name])
+                mend = _("take it as a parameter: {example}", example=f"def {called}({taken})")
+            problems[code, name] = Problem(what, f"{code.co_filename}:{code.co_firstlineno}, {called}", mend)
+    if problems:
+        raise ConfigError(problems=list(problems.values()))
 
 
 def combinations(dimensions: Sequence[Dimension], limit: int = TRIED) -> Iterator[Point]:
@@ -103,13 +135,32 @@ def counts_for_identity(key: str) -> bool:
     return is_identity(fields[next(prefix for prefix in known if prefix in fields)])
 
 
-def _attempt(config: Config, dimensions: Sequence[Dimension], point: Point) -> Config | list[Problem]:
+def _unreadable_roots(config: Config, dimension: Dimension) -> list[Problem]:
+    """Return what is wrong with folders of images that are searched."""
+    problems = []
+    if dimension.name in ROOTS and config.dataset is None:
+        for root in dimension.choices:
+            try:
+                if isinstance(root, str | os.PathLike) and root != AUTO:
+                    scan_folder(Path(root), [])
+            except DataError as error:
+                key = f"optuna.search_space.{dimension.name}"
+                problems += [Problem(f"{p.what} ({p.where})", key, p.mend) for p in error.problems]
+    return problems
+
+
+def _attempt(
+    config: Config, dimensions: Sequence[Dimension], point: Point, classes: Sequence[str]
+) -> Config | list[Problem]:
     """Return the config of a trial at `point`, or why it cannot be."""
     try:
         made = replace_settings(config, settings_of(dimensions, point))
         canonical_settings(made)
     except ConfigError as error:
         return list(error.problems)
+    weights = made.class_weights
+    if isinstance(weights, list) and len(weights) != len(classes) and not {*point} & {*ROOTS, "num_classes"}:
+        return [class_weights_problem(len(weights), len(classes))]
     return check_parts(made) or made
 
 
@@ -126,7 +177,7 @@ def _never_fitting(
             fits.update(_pairs(point))
     if not fits:
         first = next(made for _point, made in attempts if not isinstance(made, Config))
-        return [Problem(problem.what, "optuna.search_space", problem.mend) for problem in first]
+        return [Problem(problem.what, _key_of(problem, dimensions), problem.mend) for problem in first]
     problems: dict[str, Problem] = {}
     for dimension, label in ((d, label) for d in dimensions for label in d.extremes()):
         if (dimension.name, _key(label)) in fits:
@@ -141,6 +192,14 @@ def _never_fitting(
     return list(problems.values())
 
 
+def _key_of(problem: Problem, dimensions: Sequence[Dimension]) -> str:
+    """Return the key of the search space that a problem of a setting is about, as far as one can tell."""
+    setting = problem.where.partition(".")[0]
+    keys = [d.name for d in dimensions if split_key(d.name)[0] == setting]
+    named = [key for key in keys if split_key(key)[1][-1:] and split_key(key)[1][-1] in problem.what]
+    return ".".join(["optuna.search_space", *(named or keys)[:1]])
+
+
 def _pairs(point: Point) -> set[tuple[str, Scalar]]:
     return {(name, _key(label)) for name, label in point.items()}
 
@@ -149,7 +208,9 @@ def _key(label: Scalar) -> str:
     return repr(label)  # 1 and True are two labels
 
 
-def _without_effect(config: Config, dimension: Dimension, fitting: Sequence[Point]) -> list[Problem]:
+def _without_effect(
+    config: Config, dimension: Dimension, fitting: Sequence[Point], classes: Sequence[str]
+) -> list[Problem]:
     """Return a problem when no two values of a dimension make different trainings, whatever the others are."""
     name = dimension.name
     decides = counts_for_identity(name) or name.startswith(DECISIVE)
@@ -158,7 +219,7 @@ def _without_effect(config: Config, dimension: Dimension, fitting: Sequence[Poin
     alike = False  # somewhere two values fit, and make the same training
     for point in fitting:
         attempts = {
-            label: _attempt(config, config.optuna.dimensions(), {**point, name: label})
+            label: _attempt(config, config.optuna.dimensions(), {**point, name: label}, classes)
             for label in dimension.extremes()
         }
         forms = [

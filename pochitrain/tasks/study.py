@@ -1,8 +1,9 @@
 """What Optuna is asked and told.
 
 A trial is one of Optuna's, with what only we know in its attributes: `owner` (which folder on which host trains it),
-`result`, `error`, `repeat_of`, `retry_of`, `died`. One that failed without an `error` was killed or stopped: it is run
-again under a new number, and the old number no longer counts.
+`epochs` (what each epoch's value was), `result`, `error`, `repeat_of`, `retry_of`, `died`. Optuna itself is told the
+best value so far, because not all of its pruners look for that themselves. A trial that failed without an `error` was
+killed or stopped: it is run again under a new number, and the old number no longer counts.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy.exc
-from optuna.distributions import FloatDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -36,6 +36,7 @@ from pochitrain.tasks.sampling import (
     Counted,
     build_pruner,
     distribution,
+    epoch_values,
     not_counted,
     open_storage,
     shown_url,
@@ -65,6 +66,7 @@ class Suggestion:
     point: dict[str, Scalar]
     first: int  # the number under which it was begun first, before its process was killed
     twin: FrozenTrial | None = None  # an earlier trial with the same values, whose result is the answer
+    epochs: dict[int, float] = field(default_factory=dict)  # epoch → value, of an earlier life too
 
     @property
     def number(self) -> int:
@@ -81,6 +83,8 @@ class Study:
         self.storage, self.study = storage, study
         self.database = storage if isinstance(storage, RDBStorage) else None
         self.owner = ""  # set by `take_over`
+        assert isinstance(study.sampler, Counted)
+        study.sampler.begun = self._begin
         self.alive: set[int] = set()  # Optuna's ids of the trials that this process has begun
         self.next_beat = 0.0
         self.total = optuna_settings.n_trials
@@ -127,7 +131,7 @@ class Study:
                 continue
             self.alive.add(trial._trial_id)
             first = min([trial.number, *trial.user_attrs.get("retry_of", ())])
-            return Suggestion(trial, dict(trial.params), first, self._twin(trial))
+            return Suggestion(trial, dict(trial.params), first, self._twin(trial), epoch_values(trial))
         return None
 
     def others_at_work(self) -> bool:
@@ -146,11 +150,13 @@ class Study:
     def _ask(self) -> optuna.Trial:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Heartbeat of storage")  # `beat` does it
-            trial = self.study.ask(self.distributions)
-        trial.set_user_attr("owner", self.owner)
+            return self.study.ask(self.distributions)
+
+    def _begin(self, trial_id: int) -> None:
+        """Say whose a trial is, before it is known what it tries: killed from here on, it is run again at once."""
+        self.storage.set_trial_user_attr(trial_id, "owner", self.owner)
         if self.database is not None:
-            self.database.record_heartbeat(trial._trial_id)
-        return trial
+            self.database.record_heartbeat(trial_id)
 
     def _twin(self, trial: optuna.Trial) -> FrozenTrial | None:
         """Return the first trial with the same values that is over and was trained."""
@@ -168,13 +174,27 @@ class Study:
 
         Several objectives are never pruned, and the last epoch is no time for it: the trial is complete.
         """
-        if len(self.settings.metrics) > 1:
-            return True
         try:
-            self._insist(suggestion.trial.report, value, epoch)
+            self._tell_epochs(suggestion, {epoch: value})
+            if len(self.settings.metrics) > 1:
+                return True
             return last or not self._insist(suggestion.trial.should_prune)
         except UpdateFinishedTrialError:  # it was silent for so long that another process runs it again
             return False
+
+    def _tell_epochs(self, suggestion: Suggestion, epochs: Mapping[int, float]) -> None:
+        """Store the values of epochs, and for Optuna the best value so far: a number that is finite."""
+        trial, known = suggestion.trial, suggestion.epochs
+        known.update(epochs)
+        self._insist(trial.set_user_attr, "epochs", {str(epoch): value for epoch, value in sorted(known.items())})
+        if len(self.settings.metrics) > 1:
+            return
+        best = max if self.settings.directions[0] == "maximize" else min
+        told = self._insist(self.storage.get_trial, trial._trial_id).intermediate_values
+        for epoch in sorted(known.keys() - told.keys()):
+            numbers = [value for n, value in known.items() if n <= epoch and math.isfinite(value)]
+            if numbers:
+                self._insist(trial.report, best(numbers), epoch)
 
     def beat(self) -> None:
         """Say now and then that the trials of this process are alive."""
@@ -197,7 +217,8 @@ class Study:
             attributes["died"] = True
         try:
             if outcome.status in (COMPLETE, PRUNED):
-                self._report_all(suggestion, outcome.history)
+                metric = self.settings.metrics[0]
+                self._tell_epochs(suggestion, {r["epoch"]: r[metric] for r in outcome.history if metric in r})
             for name, value in attributes.items():
                 self._insist(suggestion.trial.set_user_attr, name, value)
         except UpdateFinishedTrialError:
@@ -213,19 +234,8 @@ class Study:
         self._insist(trial.set_user_attr, "repeat_of", twin.number)
         if "error" in twin.user_attrs:
             self._insist(trial.set_user_attr, "error", twin.user_attrs["error"])
-        for epoch, value in twin.intermediate_values.items():
-            self._insist(trial.report, value, epoch)
+        self._tell_epochs(suggestion, epoch_values(twin))
         self._tell(trial.number, twin.state, twin.values if twin.state == TrialState.COMPLETE else None)
-
-    def _report_all(self, suggestion: Suggestion, history: Sequence[Mapping[str, Any]]) -> None:
-        """Store the epochs of which nobody was told: those before the trial's process was killed."""
-        metric, trial = self.settings.metrics[0], suggestion.trial
-        if len(self.settings.metrics) > 1:
-            return
-        known = self._insist(self.storage.get_trial, trial._trial_id).intermediate_values
-        for record in history:
-            if metric in record and record["epoch"] not in known:
-                self._insist(trial.report, record[metric], record["epoch"])
 
     # -- what is known
 
@@ -266,11 +276,13 @@ class Study:
         self._insist(self.study.tell, number, values, state, skip_if_finished=True)
 
     def _put_back(self, trial: FrozenTrial) -> None:
+        whole = trial.params.keys() == self.distributions.keys()  # with a part the sampler would draw another rest
+        earlier = [*trial.user_attrs.get("retry_of", ()), trial.number]
         again = optuna.trial.create_trial(
             state=TrialState.WAITING,
-            params=trial.params,
-            distributions=trial.distributions,
-            user_attrs={"retry_of": [*trial.user_attrs.get("retry_of", ()), trial.number]},
+            params=trial.params if whole else {},
+            distributions=trial.distributions if whole else {},
+            user_attrs={"retry_of": earlier, "epochs": trial.user_attrs.get("epochs", {})},
             system_attrs=trial.system_attrs,  # the place in the grid, the generation of CMA-ES
         )
         self.study.add_trial(again)
@@ -307,15 +319,6 @@ class Study:
                 time.sleep(1)
 
 
-def import_for_importances() -> None:
-    """Import what `Study.importances` needs: scikit-learn, a second, while the workers' process imports torch."""
-    small = optuna.create_study()
-    for number in range(2):
-        ranged = FloatDistribution(0, 1)
-        small.add_trial(optuna.trial.create_trial(params={"x": number}, distributions={"x": ranged}, value=number))
-    optuna.importance.get_param_importances(small, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0))
-
-
 def was_killed(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
     """Return whether a trial ended without a result or a reason, and was not run again yet."""
     explained = {"error", "surplus"} & trial.user_attrs.keys()
@@ -347,7 +350,7 @@ def _row(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> TrialRow:
         state=state,
         values=list(trial.values) if trial.values else None,
         point=dict(trial.params),
-        epochs=dict(trial.intermediate_values),
+        epochs=epoch_values(trial),
         started=trial.datetime_start.isoformat(timespec="seconds") if trial.datetime_start else "",
         seconds=result.get("seconds"),
         error=error,

@@ -34,6 +34,10 @@ READ_WITH_THE_DATA = ("train_data_root", "val_data_root", "val_fraction", "group
 MEASURED = ("latency_ms", "parameters")  # metrics of the model as it stands, not of an epoch
 
 
+class NoMetric(ConfigError):
+    """What the search looks at is no column of an epoch."""
+
+
 @dataclass(frozen=True)
 class Work:
     """A training that is to be done; it travels to a worker process."""
@@ -56,11 +60,12 @@ class Outcome:
     threads: int = 0  # of the processor that computed it; 0: a GPU did
     error: str = ""  # why it failed, one sentence
     trace: str = ""  # of an exception that nobody expected
+    hopeless: tuple[Problem, ...] = ()  # why every other trial would fail as well: the search ends with it
     gracefully: bool = False  # interrupted by a signal that somebody sent, everything saved
 
     def summary(self) -> dict[str, Any]:
         """Return what is stored with the trial."""
-        seconds = round(self.seconds, 3)
+        seconds = round(self.seconds, 3) or None  # of a process that was killed nobody knows them
         return {"experiment": self.experiment, "folder": self.folder, "seconds": seconds, "threads": self.threads}
 
 
@@ -98,13 +103,16 @@ class Trainer:
             rows = [{**record, **measured} for record in done.history]
             values = objective(rows, metrics, self.config.optuna.directions)
         except StoppedError:
-            return Outcome(INTERRUPTED, gracefully=True)
+            name, folder = self._place(work)
+            seconds = time.monotonic() - started
+            return Outcome(INTERRUPTED, experiment=name, folder=folder, seconds=seconds, gracefully=True)
         except DiskError:
             raise
-        except Exception as error:  # out of memory, NaN, the user's code, a driver: the next trial may fare better
+        # Out of memory, NaN, a driver, the user's code, which may also end the program: the next trial may fare better.
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
             return self._failure(work, error, time.monotonic() - started)
         status, error_ = PRUNED if ended else COMPLETE, ""
-        if values is None:
+        if values is None and not ended:
             status, error_ = FAILED, _("No epoch has a number for {metrics}", metrics=", ".join(metrics))
         folder, seconds = str(done.experiment.dir), time.monotonic() - started
         threads = torch.get_num_threads() if choose_device(config).type == "cpu" else 0
@@ -131,28 +139,45 @@ class Trainer:
             self.config = load_config(origin.path, origin.overrides, text=origin.text)
         return self.config
 
-    def _failure(self, work: Work, error: Exception, seconds: float) -> Outcome:
+    def _failure(self, work: Work, error: BaseException, seconds: float) -> Outcome:
         known = error if isinstance(error, PochiError) else raised_by_user(error)
         problem = known.problems[0] if known else Problem(f"{type(error).__name__}: {error}")
         reason = problem.what + (f" ({problem.where})" if problem.where else "")
         trace = "" if isinstance(error, PochiError) else "".join(traceback.format_exception(error))
-        identity = folder = ""
-        try:
-            config = self.trial_config(work)
-            experiment = plan(config, self.data_of(config)).experiment
-            if not isinstance(error, PochiError):  # `train` has written down its own
-                failure = {"error": type(error).__name__, "what": reason}
-                write_manifest(experiment, {**read_manifest(experiment), "status": "failed", "failure": failure})
-            identity, folder = experiment.id, str(experiment.dir)
-        except DiskError:
-            raise
-        except PochiError:  # it failed before there was an experiment
-            pass
+        failure = {"error": type(error).__name__, "what": reason}
+        name, folder = self._place(work, {} if isinstance(error, PochiError) else {"failure": failure})
         error.__traceback__ = None  # its frames hold the model
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return Outcome(FAILED, experiment=identity, folder=folder, seconds=seconds, error=reason, trace=trace)
+        hopeless = error.problems if isinstance(error, NoMetric) else ()
+        return Outcome(
+            FAILED,
+            experiment=name,
+            folder=folder,
+            seconds=seconds,
+            error=reason,
+            trace=trace,
+            hopeless=hopeless,
+        )
+
+    def _place(self, work: Work, more: Mapping[str, Any] | None = None) -> tuple[str, str]:
+        """Return (id, folder) of a training that has ended early; empty when it ended before it had a folder.
+
+        Args:
+            more: why it failed, for its manifest; `train` has written down what it knows itself.
+        """
+        try:
+            config = self.trial_config(work)
+            experiment = plan(config, self.data_of(config)).experiment
+            manifest = read_manifest(experiment)
+        except DiskError:
+            raise
+        except (Exception, SystemExit, KeyboardInterrupt):  # what has ended the training may come again
+            return "", ""
+        if more:
+            write_manifest(experiment, {**manifest, "status": "failed", **more})
+        return experiment.id, str(experiment.dir)
 
 
 def _data_key(config: Config) -> str:
@@ -190,9 +215,9 @@ def objective(rows: Sequence[Record], metrics: Sequence[str], directions: Sequen
 
 
 def check_metrics(record: Record, metrics: Sequence[str]) -> None:
-    """Raise a ConfigError when a metric is no column of an epoch."""
+    """Raise a NoMetric when a metric is no column of an epoch."""
     for metric in metrics:
         if metric not in (*record, *MEASURED):
             names = ", ".join(name for name, value in record.items() if isinstance(value, int | float))
             what, mend = _("An epoch has no {metric}", metric=metric), _("it has: {names}", names=names)
-            raise ConfigError(what, "optuna.metric", mend)
+            raise NoMetric(what, "optuna.metric", mend)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ def say_broken(log: Log, broken: Sequence[tuple[str, str]]) -> None:
 def say_predicted(log: Log, predictions: Predictions) -> None:
     """Say how often each class was given."""
     table = Table(box=SIMPLE_HEAD)
-    table.add_column(_("class"))
+    table.add_column(_("class"), overflow="fold")
     table.add_column(_("images"), justify="right")
     names = predictions.names
     for name in sorted(set(names), key=lambda name: (-names.count(name), name))[:SHOWN]:
@@ -60,7 +61,7 @@ def say_evaluation(log: Log, evaluation: Evaluation) -> None:
 
 def _classes_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=SIMPLE_HEAD)
-    table.add_column(_("worst classes"))
+    table.add_column(_("worst classes"), overflow="fold")
     for name in (_("recall"), _("95 % interval"), _("precision"), _("F1"), _("images")):
         table.add_column(name, justify="right")
     for row in rows:
@@ -73,14 +74,17 @@ def _shown(estimate: Estimate, share: bool = True) -> tuple[str, str]:
     factor, unit = (100, " %") if share else (1, "")
     digits = 2 if share else 4
     value, low, high = (f"{factor * it:.{digits}f}" for it in (estimate.value, estimate.low, estimate.high))
-    return value + unit, f"{low} – {high}{unit}"
+    interval = "" if math.isnan(estimate.low + estimate.high) else f"{low} – {high}{unit}"
+    return "–" if math.isnan(estimate.value) else value + unit, interval
 
 
 def say_reliance(log: Log, relied: Reliance) -> None:
     """Say from which confidence on each class is answered, how many images get an answer, and how many are right."""
     log.table(_thresholds_table(relied))
     coverage = "{} ({})".format(*_shown(relied.coverage))
-    log.info(_("answers        {coverage} of the images, the others are unknown", coverage=coverage))
+    log.info(
+        _("answers        {coverage} of the images, the others are {word}", coverage=coverage, word=relied.unknown)
+    )
     if relied.precision and relied.answered.any():
         precision = "{} ({})".format(*_shown(relied.precision))
         log.info(
@@ -98,7 +102,7 @@ def say_reliance(log: Log, relied: Reliance) -> None:
 def _thresholds_table(relied: Reliance) -> Table:
     """Return what was found on the calibration images; of many classes those with the least coverage."""
     table = Table(box=SIMPLE_HEAD, title=_("What the calibration found"), title_justify="left")
-    table.add_column(_("class"))
+    table.add_column(_("class"), overflow="fold")
     for name in (_("answered from"), _("precision"), _("95 % interval"), _("coverage")):
         table.add_column(name, justify="right")
     rows = list(zip(relied.predictions.classes, relied.thresholds, strict=True))

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from pochitrain.config.identity import canonical_settings
 from pochitrain.config.loader import InvalidConfig, load_config, parse_assignment, replace_settings
 from pochitrain.config.schema import Config
 from pochitrain.errors import ConfigError
@@ -270,3 +272,24 @@ def test_an_adapter_fills_what_the_file_leaves_open(tmp_path: Path) -> None:
     )
     config = load_text(tmp_path, text)
     assert (config.batch_size, config.epochs, config.origin.helpers["depth"]) == (8, 3, 2)
+
+
+READS_GLOBALS = """
+import torch
+batch_size = 8
+def optimizer(params):
+    return torch.optim.SGD(params, lr=0.002 * batch_size, momentum=scheduler_params["gamma"])
+scheduler = "ExponentialLR"
+"""
+
+
+def test_an_override_is_what_stands_at_the_end_of_the_file(tmp_path: Path) -> None:
+    """Functions that read a setting as a global see it too, and so the id is the same."""
+    parameter = [torch.nn.Parameter(torch.zeros(1))]
+    written = load_text(tmp_path, READS_GLOBALS + "batch_size = 4\nscheduler_params = {'gamma': 0.5}\n")
+    told = load_text(tmp_path, READS_GLOBALS, **{"batch_size": 4, "scheduler_gamma": 0.5})
+    assert callable(told.optimizer)
+    assert told.optimizer(parameter).defaults["lr"] == 0.008
+    assert told.optimizer(parameter).defaults["momentum"] == 0.5
+    assert canonical_settings(told) == canonical_settings(written)
+    assert "scheduler_params" not in told.origin.namespace  # what the file itself says

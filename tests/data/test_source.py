@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +75,33 @@ def test_equal_images_and_groups_stay_together(tmp_path: Path) -> None:
     assert min(len(parts[0]), len(parts[1])) >= 1
 
 
+def test_a_group_in_two_classes_is_not_torn_apart(tmp_path: Path) -> None:
+    for seed in range(20):
+        root = make_images(tmp_path / str(seed), {"ok": 12, "scratch": 3}, seed=seed)
+        train, val = split_folder(scan_folder(root), 0.25, r"\d+\.png")  # 000.png to 002.png are in both classes
+        parts = [{name.rpartition("/")[2] for name in folder.files} for folder in (train, val)]
+        assert parts[0].isdisjoint(parts[1])
+        assert set(train.labels) == {0, 1}
+        for name in ("000.png", "001.png"):
+            shutil.copy(root / "ok" / name, root / "scratch" / name)
+        train, val = split_folder(scan_folder(root), 0.25, None)
+        assert {(train.root / name).read_bytes() for name in train.files}.isdisjoint(
+            (val.root / name).read_bytes() for name in val.files
+        )
+
+
+def test_groups_do_not_depend_on_the_unicode_form_of_a_name(tmp_path: Path) -> None:
+    split = []
+    for form in ("NFC", "NFD"):
+        root = make_images(tmp_path / form, {"a": 40})
+        for number, path in enumerate(sorted((root / "a").iterdir())):
+            path.rename(root / "a" / unicodedata.normalize(form, f"ガ{number % 8}_{number:02}.png"))
+        _train, val = split_folder(scan_folder(root), 0.25, r"(ガ\d+)_")
+        split.append([unicodedata.normalize("NFC", name) for name in val.files])
+    assert split[0] == split[1]
+    assert len(split[0]) % 5 == 0
+
+
 def test_auto_makes_a_split_that_is_part_of_the_identity(write_config: WriteConfig) -> None:
     path = write_config("val_data_root = 'auto'\nval_fraction = 0.3")
     data = load_data(load_config(path))
@@ -137,6 +165,14 @@ def test_a_table_with_mistakes_names_their_lines(write_config: WriteConfig, imag
     with pytest.raises(DataError) as caught:
         load_data(load_config(write_config(f"train_data_root = {str(table)!r}")))
     assert [problem.where.rpartition(":")[2] for problem in caught.value.problems] == ["3", "4", "5"]
+    for lines, words in (
+        (f"{good},a\n{good.parent}/./{good.name},b\n", "is listed twice"),
+        ("a\0b.png,a\n", "cannot be read"),
+        (f'{good},"a\nother.png,b\n', "The table cannot be read"),
+    ):
+        table.write_text(f"path,label\n{lines}", encoding="utf-8")
+        with pytest.raises(DataError, match=words):
+            load_data(load_config(write_config(f"train_data_root = {str(table)!r}")))
     table.write_text("file;class\n", encoding="utf-8")
     with pytest.raises(DataError, match="no columns path and label"):
         load_data(load_config(write_config(f"train_data_root = {str(table)!r}")))

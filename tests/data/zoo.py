@@ -522,19 +522,32 @@ def damaged_jpegs() -> list[tuple[str, bytes, str]]:
         if kind in ("progressive", "restarting"):
             lost["zeros"] = whole[:middle] + bytes(500) + whole[middle + 500 :]
         files += [(f"{kind}-{name}.jpg", content, "cannot be decoded") for name, content in lost.items()]
+    plain = encoded(Image.fromarray(noise), "JPEG", quality=90)
+    inks = encoded(Image.fromarray(np.concatenate([noise, noise[..., :1]], axis=2), "CMYK"), "JPEG", quality=90)
+    odd = plain.replace(b"JFIF\0\1", b"JFIF\0\2", 1)  # libjpeg remarks on the version, and then on nothing else
+    for name, whole in (("inks", inks), ("odd-version", odd), ("odd-scan", odd_scan(plain))):
+        files.append((f"{name}-cut.jpg", whole[: len(whole) // 2] + b"\xff\xd9", "cannot be decoded"))
     return files
+
+
+def odd_scan(whole: bytes) -> bytes:
+    """Return a sequential JPEG with a wrong spectral range, which such a file does not use."""
+    scan = whole.index(b"\xff\xda")
+    parameters = scan + 2 + int.from_bytes(whole[scan + 2 : scan + 4], "big") - 3
+    return whole[:parameters] + b"\0\0\0" + whole[parameters + 3 :]
 
 
 def doubtful_jpegs() -> dict[str, tuple[bytes, str]]:
     """Return (file, a word of the remark) of JPEG files that decode whole, though something is wrong with them."""
     noise = np.random.default_rng(4).integers(0, 256, (96, 80, 3), dtype=np.uint8)
     whole = encoded(Image.fromarray(noise), "JPEG", quality=90)
-    middle, scan = len(whole) // 2, whole.index(b"\xff\xda")
-    parameters = scan + 2 + int.from_bytes(whole[scan + 2 : scan + 4], "big") - 3  # of a spectral range, unused here
+    middle, tables = len(whole) // 2, whole.index(b"\xff\xdb")
     return {
         "bytes before the end": (whole[:-2] + bytes(200) + whole[-2:], "before marker 0xd9"),
         "zeros in a scan": (whole[:middle] + bytes(500) + whole[middle + 500 :], "before marker 0xd9"),
-        "scan parameters": (whole[:parameters] + b"\0\0\0" + whole[parameters + 3 :], "SOS parameters"),
+        "scan parameters": (odd_scan(whole), "SOS parameters"),
+        "bytes in the header": (whole[:tables] + b"abc" + whole[tables:], "before marker 0xdb"),
+        "version": (whole.replace(b"JFIF\0\1", b"JFIF\0\2", 1), "JFIF revision"),
     }
 
 

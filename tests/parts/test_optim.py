@@ -52,6 +52,26 @@ def test_optimizer_params_override_the_defaults(write_config: WriteConfig) -> No
     assert optimizer.defaults["weight_decay"] == 1e-4
 
 
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_one_pass_gives_what_many_give_whatever_the_memory_layout(write_config: WriteConfig, name: str) -> None:
+    def trained(fused: str) -> torch.Tensor:
+        torch.manual_seed(0)
+        layout = torch.channels_last
+        weight = torch.nn.Parameter(torch.randn(8, 6, 3, 3).contiguous(memory_format=layout))
+        config = config_of(write_config, f"optimizer = {name!r}\noptimizer_params = {fused}")
+        optimizer = build_optimizer(config, [{"params": [weight]}])
+        assert bool(optimizer.defaults["fused"]) == (fused == "None")
+        for step, gradient in enumerate(torch.randn(4, 8, 6, 3, 3)):
+            weight.grad = gradient.contiguous(memory_format=layout) if step % 2 else gradient
+            if step == 2:  # a checkpoint of a run with the other layout
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    optimizer.state[weight][moment] = optimizer.state[weight][moment].contiguous()
+            optimizer.step()
+        return weight.detach()
+
+    assert torch.allclose(trained("None"), trained("{'fused': False}"), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("name", "given", "reason"),
     [

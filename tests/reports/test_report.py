@@ -212,6 +212,22 @@ def test_pictures_stay_within_their_room_and_cells_share_it_by_size(predictions:
     assert by_size == sorted(by_size), "the larger the cell, the more pictures"
 
 
+def test_of_many_unreadable_images_the_page_lists_some(predictions: Predictions, tmp_path: Path) -> None:
+    broken = tuple((f"broken {number}", "empty") for number in range(1003))
+    page, _data, _evaluation = report(renamed(predictions, broken=broken), tmp_path)
+    assert "Unreadable images1003" in page.text
+    assert page.text.count("broken 9") == 1 + 10 + 100
+    assert "broken 999" in page.text
+    assert "broken 1000" not in page.text
+    assert "and 3 more, see broken.csv" in page.text
+
+
+def test_long_names_stay_different(predictions: Predictions, tmp_path: Path) -> None:
+    classes = tuple(f"class number {number} with the same long name" for number in range(3))
+    _page, data, _evaluation = report(renamed(predictions, classes=classes), tmp_path)
+    assert data["matrix"]["short"] == [f"class …{number} wit…long name" for number in range(3)]
+
+
 def test_an_image_that_is_gone_has_no_picture_and_a_model_without_a_map_no_overlay(tmp_path: Path) -> None:
     judged = make_predictions(tmp_path / "images", 20, 2, skill=0.0)
     at = worst_mistakes(judged)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,14 @@ def figures(page: str) -> dict[str, Any]:
 def pages(folder: Path, own: StudyView) -> dict[str, str]:
     write_pages(folder, own)
     return {name: (folder / f"{name}.html").read_text(encoding="utf-8") for name in PAGES}
+
+
+def test_numbers_for_which_json_has_no_word(tmp_path: Path) -> None:
+    endless = TrialRow(0, COMPLETE, [math.inf], {}, {1: math.nan, 2: -math.inf, 3: math.inf, 4: 1.5})
+    write_tables(tmp_path, view([endless], [], (0,)), {})
+    (entry,) = json.loads((tmp_path / "trials_history.json").read_text())
+    assert entry["value"] == "inf"
+    assert entry["intermediate_values"] == {"1": "nan", "2": "-inf", "3": "inf", "4": 1.5}
 
 
 def test_tables_hold_every_trial(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from pochitrain.reports.style import (
     readable_lines,
     save_figure,
     shorten,
+    shorten_all,
     text_width,
 )
 from tests.reports.pictures import make_history
@@ -83,6 +84,19 @@ def test_a_long_name_keeps_both_ends_and_fits() -> None:
     assert abs(len(head) - len(tail)) <= 1
     assert text_width(name[: len(head) + 1] + "…" + name[-len(tail) - 1 :], 9) > 1.5, "no more than needed is left out"
     assert shorten(name, 9, 10) == name
+
+
+def test_names_that_differ_in_the_middle_are_shortened_differently() -> None:
+    def fit(name: str) -> str:
+        return name if len(name) <= 12 else f"{name[:6]}…{name[-5:]}"
+
+    assert shorten_all(["short", "a long name", "a rather long name"], fit) == ["short", "a long name", "a rath… name"]
+    lots = [f"surface defect of lot {number} at the left side" for number in (7, 8, 9)]
+    assert shorten_all([*lots, "crack"], fit) == ["sur…7 … side", "sur…8 … side", "sur…9 … side", "crack"]
+    both = [f"camera {side} lot {number} at the left side" for side in ("north", "south") for number in (7, 8)]
+    assert len(set(shorten_all(both, fit))) == 4
+    same = ["one long name twice", "one long name twice"]
+    assert shorten_all(same, fit) == [fit(same[0])] * 2
 
 
 def test_a_picture_is_written_whole_and_alone_in_the_size_asked_for(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_what_is_wrong_with_one_part_hides_nothing_else(check: Callable[..., int
     (data / "val" / "bee").rename(data / "val" / "wasp")
     shutil.copy(data / "train" / "ant" / "003.png", data / "val" / "ant" / "leak.png")
     assert check() == 3
-    assert kinds(tmp_path / "report") == {("error", "classes"): 2, ("warning", "left_out"): 1, ("warning", "leak"): 1}
+    assert kinds(tmp_path / "report") == {("error", "classes"): 2, ("warning", "note"): 1, ("warning", "leak"): 1}
 
 
 def test_a_table_with_a_missing_file_is_looked_at_all_the_same(
@@ -169,6 +169,8 @@ def test_damage_inside_is_known_to_the_next_training(
     with pytest.raises(DataError) as caught:
         load_data(config)
     assert [Path(problem.where).name for problem in caught.value.problems] == ["004.png", "half.jpg"]
+    skipping = load_data(load_config(write_config("on_bad_image = 'skip'", data=data)))
+    assert len(skipping.train) == 21  # the same experiment, whether somebody has looked or not
     (data / "train" / "ant" / "004.png").write_bytes(content)
     (data / "val" / "bee" / "half.jpg").unlink()
     assert len(load_data(config).train) == 21

@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 from pochitrain import load_config, train
 from pochitrain.engine.checkpoint import load_weights, save_weights
 from pochitrain.engine.predict import Predictions
-from pochitrain.errors import ConfigError, DataError, PochiError
+from pochitrain.errors import ConfigError, DataError, DiskError, PochiError
 from pochitrain.history import History
 from pochitrain.reports.comparison import (
     Contender,
@@ -28,8 +28,9 @@ from pochitrain.reports.comparison import (
     write_comparison,
 )
 from pochitrain.reports.evaluation import evaluate_predictions
+from pochitrain.sinks.console import as_text
 from pochitrain.tasks.calibrate import calibrate
-from pochitrain.tasks.compare import aligned, compare, read_history
+from pochitrain.tasks.compare import aligned, compare, read_history, settings_table
 from tests.conftest import TINY, make_images, pochi
 from tests.reports.test_html import EVIL, Parsed
 
@@ -83,7 +84,7 @@ def test_a_duel_names_the_images_that_one_fixes_and_breaks() -> None:
     assert "B fixes 4 of the images that A gets wrong, and breaks 1 that it gets right" in verdict(
         first, second, result
     )
-    assert "Chance alone" in verdict(first, second, result)
+    assert "may be chance alone" in verdict(first, second, result)
     back = duel(second, first)
     assert (back.fixed, back.broken) == ([1], [9, 8, 4, 2])
     assert recall_changes(first, second) == [("c", 0.5), ("b", pytest.approx(1 / 3)), ("a", 0.0)]
@@ -191,13 +192,43 @@ def test_other_images_can_be_given(two: dict[str, Any], tmp_path: Path) -> None:
     path = compare(two["ids"], two["work"], data=[str(tmp_path / "new")], output=tmp_path / "page.html")
     assert "Judged on the same 5 images" in path.read_text(encoding="utf-8")
     assert "calibrated" not in Parsed(path.read_text(encoding="utf-8")).text
+    (tmp_path / "new" / "ant" / "000.png").unlink()
+    (tmp_path / "new" / "ant" / "001.png").unlink()
+    with pytest.raises(DataError, match="Class ant holds no image"):
+        compare(two["ids"], two["work"], data=[str(tmp_path / "new")])
+    path = compare(two["ids"], two["work"], data=[str(tmp_path / "new")], allow_missing=True)
+    assert path.name == f"{'-'.join(two['ids'])}-new.html", "not the page about the validation images"
+    assert "Judged on the same 3 images" in path.read_text(encoding="utf-8")
+
+
+def test_weights_of_one_experiment_are_told_apart(
+    two: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = str(two["experiments"][0].last_pt)
+    path = compare([two["ids"][0], last], two["work"])
+    assert path.name == f"{two['ids'][0]}-{two['ids'][0]}-last.html"
+    assert f"B {two['ids'][0]} last" in capsys.readouterr().out
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskError, match=r"another folder \(--output\)"):
+        compare([two["ids"][0], last], two["work"], output=tmp_path / "file" / "page.html")
+
+
+def test_long_values_differ_where_they_are_shown() -> None:
+    its = answers(FIRST, LABELS)
+    long = "/data/" + 150 * "x"
+    shown = as_text(settings_table([contender(letter, its, root=long + letter) for letter in "AB"]))
+    assert shown.count("x") == 300
+    assert "…" not in shown
 
 
 def test_a_calibration_that_only_one_has_is_said(two: dict[str, Any], tmp_path: Path) -> None:
     shutil.copytree(two["experiments"][1].dir, tmp_path / "copy")
     calibrate(str(tmp_path / "copy"))
     page = compare([two["ids"][0], str(tmp_path / "copy")], two["work"], output=tmp_path / "page.html")
-    assert "Only B answers with a calibrated confidence" in page.read_text(encoding="utf-8")
+    assert (
+        "Only B answers with a calibrated confidence: log losses and calibration errors cannot be compared"
+        in page.read_text(encoding="utf-8")
+    )
     both = [str(tmp_path / "copy")] * 2
     page = compare(both, two["work"], output=tmp_path / "page.html")
     assert "calibrated confidence" not in Parsed(page.read_text(encoding="utf-8")).text

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from pochitrain import load_config, train
+from pochitrain import durable, load_config, train
 from pochitrain.cli import app, run
+from pochitrain.data.pick import Picked
 from pochitrain.engine.calibration import (
     Confidences,
     Threshold,
@@ -29,11 +30,17 @@ from pochitrain.engine.calibration import (
 )
 from pochitrain.engine.checkpoint import load_weights
 from pochitrain.engine.loading import load_model
-from pochitrain.errors import ConfigError, DataError
+from pochitrain.engine.predict import Predictions
+from pochitrain.errors import ConfigError, DataError, DiskError
 from pochitrain.experiment import Experiment, read_manifest, write_manifest
-from pochitrain.tasks.calibrate import calibrate
+from pochitrain.reports.evaluation import evaluate_predictions
+from pochitrain.sinks.console import Log
+from pochitrain.tasks.calibrate import FEW, calibrate
 from pochitrain.tasks.infer import Inferred, Wish, infer
-from pochitrain.tasks.judged import RESULTS
+from pochitrain.tasks.judge import trained_on
+from pochitrain.tasks.judged import RESULTS, folder_names
+from pochitrain.tasks.reliance import Reliance
+from pochitrain.tasks.verdict import say_evaluation
 from tests.conftest import TINY, make_images, pochi
 
 WriteConfig = Callable[..., Path]
@@ -276,9 +283,24 @@ def test_validation_data_that_is_gone_or_changed(
     (data / "val" / "ant" / "000.png").rename(data / "val" / "ant" / "zero.png")
     judged(experiment, tmp_path / "out")
     assert "the validation data has changed since the training: +1 −1 ~0 files" in capsys.readouterr().out
+    shutil.rmtree(data / "val" / "ant")
+    with pytest.raises(DataError, match=r"(?s)without images here: ant.*--allow-missing-classes"):
+        judged(experiment, tmp_path / "out")
+    assert len(judged(experiment, tmp_path / "out", allow_missing_classes=True).predictions.paths) == 2
     shutil.rmtree(data / "val")
     with pytest.raises(DataError, match=r"(?s)cannot be read.*with --data"):
         judged(experiment, tmp_path / "out")
+    table = tmp_path / "val.csv"
+    table.write_text("path,label\ndata/train/ant/000.png,ant\ndata/train/bee/000.png,bee\n")
+    listed = train(load_config(write_config(f"{PLAIN}val_data_root = {str(table)!r}", data=data))).experiment
+    capsys.readouterr()
+    judged(listed, tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "has changed" not in said
+    assert "the model was trained on 2 of these images" in said
+    table.write_text("path,label\ndata/train/ant/000.png,ant\ndata/train/bee/001.png,bee\n")
+    judged(listed, tmp_path / "out")
+    assert "the validation data has changed since the training: +1 −1 ~0 files" in capsys.readouterr().out
     none = train(load_config(write_config(f"{PLAIN}val_data_root = None", data=data))).experiment
     with pytest.raises(ConfigError, match="trained without validation data"):
         judged(none, tmp_path / "out")
@@ -294,6 +316,14 @@ def test_classes_are_matched_by_name(plain: Experiment, tmp_path: Path, capsys: 
     assert found.evaluation is not None
     assert found.evaluation.per_class[0]["support"] == 0
     assert "classes without images: ant" in capsys.readouterr().out
+    (some / "ant").mkdir()
+    with pytest.raises(DataError, match="Class ant holds no image"):
+        judged(plain, tmp_path / "out", images=[some])
+    assert judged(plain, tmp_path / "out", images=[some], allow_missing_classes=True).predictions.labels.tolist() == [
+        1, 2, 2,
+    ]  # fmt: skip
+    assert "classes without images: ant" in capsys.readouterr().out
+    (some / "ant").rmdir()
     make_images(some, {"dog": 1})
     with pytest.raises(DataError, match=r"(?s)does not have: dog.*without images here: ant"):
         judged(plain, tmp_path / "out", images=[some])
@@ -344,6 +374,49 @@ def test_results_of_other_images_are_not_written_over(plain: Experiment, images:
     assert folders == ["val", "val-2", "val", "val-tta"]
 
 
+def test_patterns_and_lists_are_told_apart_by_where_they_are(
+    plain: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(plain.dir, work)
+    found = []
+    for name in ("p1", "p2"):
+        make_images(tmp_path / name, {"shots": 12})
+        monkeypatch.chdir(tmp_path / name)
+        files = sorted(map(str, Path("shots").iterdir()))
+        for sources in (["shots/*.png"], files[:11], files[:10] + files[11:]):
+            found.append(infer(str(work), Wish(images=sources, report=False)).directory)
+    assert [path.name for path in found] == ["shots", *(f"shots-{number}" for number in range(2, 7))]
+    sources = [json.loads((path / "infer.json").read_text())["images"]["source"] for path in found]
+    assert sources[0] == str(tmp_path / "p1" / "shots" / "*.png")
+    assert sources[1].startswith(f"{tmp_path / 'p1' / 'shots' / '000.png'}, ")
+    assert " … (11, SHA-256 " in sources[1]
+
+
+def test_what_is_written_is_not_read_as_images_the_next_time(plain: Experiment, images: Path, tmp_path: Path) -> None:
+    mixed, loose = tmp_path / "mixed", make_images(tmp_path / "loose", {"new": 2})
+    shutil.copytree(images / "val", mixed)
+    shutil.copy(plain.best_pt, mixed / "best.pt")
+    with pytest.raises(ConfigError, match=r"(?s)read as images the next time.*mixed with --output"):
+        infer(str(mixed / "best.pt"), Wish([str(mixed)]))
+    with pytest.raises(ConfigError, match=r"(?s)read as images the next time.*mixed with --output"):
+        judged(plain, mixed / "ant" / "out", images=[mixed])
+    with pytest.raises(ConfigError, match=r"(?s)read as images the next time.*loose with --sort-into"):
+        judged(plain, tmp_path / "out", images=[loose], sort_into=loose / "sorted")
+    assert {path.name for path in mixed.iterdir()} == {"ant", "bee", "cat", "best.pt"}
+    assert not (tmp_path / "out").exists()
+    judged(plain, loose / "out", images=[loose])  # tables only
+
+
+def test_a_folder_that_cannot_be_written_names_its_option(plain: Experiment, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    inside = tmp_path / "file" / "folder"
+    with pytest.raises(DiskError, match=r"another folder \(--output\)"):
+        judged(plain, inside, images=[images / "val"])
+    with pytest.raises(DiskError, match=r"another folder \(--sort-into\)"):
+        judged(plain, tmp_path / "out", images=[images / "val"], sort_into=inside)
+
+
 def test_images_are_sorted_into_folders(plain: Experiment, tmp_path: Path) -> None:
     root = make_images(tmp_path / "new", {"monday": 3, "tuesday": 3})
     target = tmp_path / "sorted"
@@ -356,6 +429,25 @@ def test_images_are_sorted_into_folders(plain: Experiment, tmp_path: Path) -> No
     assert links == expected
     with pytest.raises(ConfigError, match="not empty"):
         judged(plain, tmp_path / "out", images=[root], sort_into=target)
+
+
+def test_each_answer_has_its_own_folder() -> None:
+    assert folder_names(["a/b", "a_b", "a_b-2", "", ".", "x"]) == {
+        "a_b": "a_b", "a_b-2": "a_b-2", "x": "x", "": "_", ".": "_-2", "a/b": "a_b-3",
+    }  # fmt: skip
+
+
+def test_names_of_classes_are_no_markup(
+    plain: Experiment, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["[/x]", "[red]", ":smile:"]
+    torch.save(load_weights(plain.best_pt) | {"classes": names}, tmp_path / "best.pt")
+    table = tmp_path / "val.csv"
+    files = zip(sorted((images / "val").glob("*/000.png")), names, strict=True)
+    table.write_text("path,label\n" + "".join(f"{path},{name}\n" for path, name in files))
+    judged(tmp_path / "best.pt", tmp_path / "out", images=[table])
+    judged(tmp_path / "best.pt", tmp_path / "out", images=[images / "val" / "ant"])
+    assert any(name in capsys.readouterr().out for name in names)
 
 
 def test_a_class_name_leads_nowhere_else(plain: Experiment, images: Path, tmp_path: Path) -> None:
@@ -494,6 +586,8 @@ def wrong(plain: Experiment, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         [*known, "nowhere"],
         [*known, "--device", "cuda:99"],
         [*known, "--target-precision", "0.9"],
+        [*known, "--target-precision", "0.9", "--tta"],
+        [*known, "foreign", "--sort-into", "foreign/sorted"],
     ]
     return {"root": root, "arguments": arguments}
 
@@ -545,19 +639,49 @@ def test_the_report_is_made(plain: Experiment, images: Path, tmp_path: Path) -> 
     assert {path.name for path in tmp_path.iterdir()} == tables, "no page stays beside newer numbers"
 
 
+def test_nothing_stays_after_a_run_that_was_interrupted(
+    plain: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged(plain, tmp_path)
+    removed: list[str] = []
+    monkeypatch.setattr(durable, "event", lambda what, *paths: removed.append(paths[0].name) if what == "unlink" else 0)
+    tables = {path.name for path in tmp_path.iterdir()}
+    for name in ("report.html", "thresholds.csv"):
+        (tmp_path / name).write_text("of an earlier run")
+    judged(plain, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == tables
+    assert removed[-1] == "infer.json", "as long as a file of a run is there, so is what says whose it is"
+    (tmp_path / "report.html").write_text("of an earlier run")
+    (tmp_path / "infer.json").unlink()
+    judged(plain, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == tables
+
+
 # ---- calibration ----
 
 
+def doubted(experiment: Experiment, folder: Path, table: Path, wrong: int) -> Path:
+    """Write a table of images in which the least certain answers, and no others, are wrong; return it."""
+    predictions = judged(experiment, table.with_suffix(""), images=[folder]).predictions
+    names = predictions.names
+    for at in np.argsort(predictions.confidence)[:wrong]:
+        names[at] = next(name for name in predictions.classes if name != names[at])
+    lines = [f"{path},{name}\n" for path, name in zip(predictions.paths, names, strict=True)]
+    table.write_text("path,label\n" + "".join(lines))
+    return table
+
+
 def test_calibration_never_touches_the_model_and_is_used(
-    plain: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plain: Experiment, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = tmp_path / "work"
     shutil.copytree(plain.dir, work)
-    before, weights = judged(work, tmp_path / "out"), (work / "best.pt").read_bytes()
-    calibration = calibrate(str(work))
+    table = doubted(plain, images / "val", tmp_path / "val.csv", 2)
+    before, weights = judged(work, tmp_path / "out", images=[table]), (work / "best.pt").read_bytes()
+    calibration = calibrate(str(work), [str(table)])
     assert (work / "best.pt").read_bytes() == weights
     assert load_calibration(work / "best.pt") == calibration
-    after = judged(work, tmp_path / "out")
+    after = judged(work, tmp_path / "out", images=[table])
     assert after.predictions.names == before.predictions.names
     assert before.evaluation is not None
     assert after.evaluation is not None
@@ -565,13 +689,35 @@ def test_calibration_never_touches_the_model_and_is_used(
     assert tuple(losses) == calibration.log_loss
     assert losses[1] < losses[0]
     assert "calibrated on these very images" in capsys.readouterr().out
-    with (work / "best.pt").open("ab") as file:
-        file.write(b"\0")  # other weights, as far as anybody can tell
-    with pytest.raises(DataError, match="made for other weights"):
-        judged(work, tmp_path / "out")
-    calibration_path(work / "best.pt").write_text('{"temperature": 0}')
-    with pytest.raises(DataError, match="calibration is damaged"):
-        judged(work, tmp_path / "out")
+    assert tuple(json.loads((tmp_path / "out" / "infer.json").read_text())["calibration"]) == (
+        "temperature", "source", "images", "log_loss", "ece",
+    )  # fmt: skip
+    judged(work, tmp_path / "out", tta=True)
+    assert "the calibration holds without --tta only, so it is not used" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"(?s)holds without --tta only.*leave out --tta"):
+        judged(work, tmp_path / "out", tta=True, target_precision=0.9)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "made for other weights than these"), ("{}", "calibration is damaged")]
+)
+def test_a_calibration_that_cannot_be_used_is_a_warning(
+    plain: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, message: str
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(plain.dir, work)
+    calibrate(str(work))
+    if content is None:
+        with (work / "best.pt").open("ab") as file:
+            file.write(b"\0")  # other weights, as far as anybody can tell
+    else:
+        calibration_path(work / "best.pt").write_text(content)
+    found = judged(work, tmp_path / "out")
+    assert np.array_equal(found.predictions.logits, judged(plain, tmp_path / "plain").predictions.logits)
+    assert json.loads((tmp_path / "out" / "infer.json").read_text())["calibration"] is None
+    assert re.search(rf"warning: .*{message}, so it is not used: run `pochi calibrate`", capsys.readouterr().out)
+    with pytest.raises(DataError, match=message):
+        judged(work, tmp_path / "out", target_precision=0.9)
 
 
 def test_below_its_threshold_an_answer_is_unknown(
@@ -581,10 +727,9 @@ def test_below_its_threshold_an_answer_is_unknown(
     shutil.copytree(plain.dir, work)
     with pytest.raises(ConfigError, match=r"(?s)need a calibrated model.*pochi calibrate"):
         judged(work, tmp_path / "out", target_precision=0.9)
-    calibrate(str(work), [str(images / "train")])
-    found = judged(
-        work, tmp_path / "out", images=[images / "train"], target_precision=0.8, sort_into=tmp_path / "sorted"
-    )
+    table = doubted(plain, images / "train", tmp_path / "train.csv", 5)
+    calibrate(str(work), [str(table)])
+    found = judged(work, tmp_path / "out", images=[table], target_precision=0.8, sort_into=tmp_path / "sorted")
     lines, limits = rows(tmp_path / "out" / "predictions.csv"), rows(tmp_path / "out" / "thresholds.csv")
     said = capsys.readouterr().out.partition("What the calibration found")[2]
     for line in limits:
@@ -607,6 +752,59 @@ def test_below_its_threshold_an_answer_is_unknown(
         judged(work, tmp_path / "out", target_precision=99)
 
 
+def test_an_answer_that_no_class_has_means_unknown(plain: Experiment, images: Path, tmp_path: Path) -> None:
+    torch.save(load_weights(plain.best_pt) | {"classes": ["unknown", "(unknown)", "cat"]}, tmp_path / "best.pt")
+    predictions = judged(tmp_path / "best.pt", tmp_path / "out", images=[images / "val" / "ant"]).predictions
+    assert Reliance(0.9, [], predictions, np.array([False] * 3)).answers == ["((unknown))"] * 3
+
+
+def test_calibration_says_what_makes_it_doubtful(
+    plain: Experiment, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(plain.dir, work)
+    first = calibrate(str(work))
+    said = capsys.readouterr().out
+    assert "warning: only 9 images: the temperature can be off by 20 % and more; take 100 or more" in said
+    assert "replaces" not in said
+    assert "trained on" not in said
+    with pytest.raises(DataError, match="temperature cannot be found on images of one class"):
+        calibrate(str(work), [str(one_class(images, tmp_path))])
+    assert load_calibration(work / "best.pt") == first
+    calibrate(str(work), [str(images / "train")])
+    said = capsys.readouterr().out
+    assert "warning: the model was trained on 23 of these images: it does worse on new ones" in said
+    assert f"replaces the temperature {first.temperature:.4f}, from 9 images: {images / 'val'}" in said
+
+
+def one_class(images: Path, folder: Path) -> Path:
+    table = folder / "one.csv"
+    table.write_text("path,label\n" + "".join(f"{path},ant\n" for path in (images / "val" / "ant").iterdir()))
+    return table
+
+
+def test_images_of_the_training_are_known_by_their_paths(tmp_path: Path) -> None:
+    items = [str(tmp_path / name) for name in ("a/1.png", "b/2.png", "c/1.png")]
+    picked = Picked(items, None, False, "x", "x")
+    manifest = {"files": [["a/1.png", 1], ["b/2.png", 1], ["d/1.png", 1]]}
+    assert trained_on({"data.train": manifest}, str(tmp_path), picked) == 2
+    table = {"files": [["a: ../a/1.png", 1], [f"b: {items[2]}", 1]]}
+    assert trained_on({"data.train": table}, str(tmp_path / "lists" / "train.csv"), picked) == 2
+    assert trained_on({"data.train": {"labels": "digest"}}, str(tmp_path), picked) == 0
+    assert trained_on({}, str(tmp_path), picked) == 0
+
+
+def test_a_number_that_is_none_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
+    predictions = Predictions(
+        ("x",), np.array([0]), np.ones((1, 1), np.float32), np.ones((1, 1)), ("a",), (), 1, "fp32"
+    )
+    say_evaluation(Log(), evaluate_predictions(predictions))
+    said = capsys.readouterr().out
+    assert "Cohen's kappa" in said
+    assert "–" in next(line for line in said.splitlines() if "kappa" in line)
+    assert "nan" not in said
+
+
 def test_the_temperature_is_where_the_log_loss_is_lowest() -> None:
     random = np.random.default_rng(0)
     labels = random.integers(0, 5, 400)
@@ -624,6 +822,21 @@ def test_the_temperature_is_where_the_log_loss_is_lowest() -> None:
     assert found == pytest.approx(grid[np.argmin([loss(t) for t in grid])], abs=1e-3)
     assert found == pytest.approx(1.5, rel=0.1)  # unit noise and a shift of 2 are calibrated at logits × 2
     assert loss(found) <= min(loss(found * 0.999), loss(found * 1.001))
+
+
+@pytest.mark.parametrize(("images", "deviation"), [(30, 0.4), (FEW, 0.2), (1000, 0.06)])
+def test_from_few_images_the_temperature_is_uncertain(images: int, deviation: float) -> None:
+    random = np.random.default_rng(0)
+
+    def found(classes: int, shift: float) -> float:
+        labels = random.integers(0, classes, images)
+        logits = random.normal(size=(images, classes))
+        logits[np.arange(images), labels] += shift
+        return fit_temperature((2 * shift * logits).astype(np.float32), labels) or np.nan  # overconfident: T = 2
+
+    for classes, shift in ((2, 1.5), (10, 3.0)):  # 86 and 92 % of the answers are right
+        spread = np.nanstd([np.log(found(classes, shift)) for _again in range(50)])
+        assert spread == pytest.approx(deviation, rel=0.4)
 
 
 def test_there_may_be_no_temperature() -> None:

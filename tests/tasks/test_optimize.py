@@ -23,12 +23,17 @@ from scipy import stats
 
 from pochitrain import load_config, optimize, train
 from pochitrain.cli import app, run
+from pochitrain.config.loader import replace_settings
+from pochitrain.data.source import load_data
 from pochitrain.errors import ConfigError, DiskError
 from pochitrain.experiment import find_experiments, read_manifest
 from pochitrain.history import TIMING
-from pochitrain.reports.trials import COMPLETE, FAILED, PRUNED
-from pochitrain.tasks.confirm import gain_interval
-from pochitrain.tasks.optimize import Searched
+from pochitrain.reports.trials import COMPLETE, FAILED, PRUNED, TrialRow
+from pochitrain.sinks.console import Log
+from pochitrain.tasks.confirm import Confirmation, gain_interval
+from pochitrain.tasks.optimize import Searched, made_of
+from pochitrain.tasks.study import open_study
+from pochitrain.tasks.trial import Outcome
 from pochitrain.tasks.workers import device_of, import_ahead
 from tests.conftest import TINY, pochi
 
@@ -224,20 +229,42 @@ optuna = {"n_trials": 4, "optuna_epochs": 1, "sampler": "GridSampler", "search_s
     assert [trained.metric] == found.best.values
 
 
+def test_a_written_file_that_means_something_else_is_told(
+    write_config: WriteConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = """
+import sys
+here = sys._getframe().f_code.co_filename
+optimizer, optimizer_params = "SGD", {"momentum": 0.5 if "optimized" in here else 0.75}
+"""
+    for first in ("", lines):
+        optimize(load_config(write_config(first + optuna({"learning_rate": RATE}, n_trials=1, optuna_epochs=1))))
+        told = capsys.readouterr().out
+        assert ("is not what the best trial was trained with: optimizer_params.momentum 0.75 → 0.5" in told) == bool(
+            first
+        )
+
+
 def test_several_objectives(write_config: WriteConfig) -> None:
     goal = {"metric": ["val_accuracy", "parameters"], "direction": ["maximize", "minimize"]}
     lines = "def wide(num_classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(192, num_classes))\n"
-    space = optuna({"model": {"type": "categorical", "choices": ["#model", "#wide"]}}, sampler="GridSampler", **goal)
+    models = {"type": "categorical", "choices": ["#model", "#wide"]}
+    one = {"type": "categorical", "choices": [1]}
+    space = optuna({"model": models, "epochs": one}, sampler="GridSampler", **goal)
     found = optimize(load_config(write_config(lines + space.replace("'#model'", "model").replace("'#wide'", "wide"))))
     sizes = {row.point["model"]: row.values[1] for row in found.rows if row.values}
     assert sizes == {"wide": 579.0, "model": 135.0}
     assert statistics(found.folder)["pareto_front"]
+    assert all(len(row["intermediate_values"]) == 1 for row in trials(found.folder))
+    assert ", the best epoch of 1.\n" in (found.folder / "optimized_config.py").read_text()
 
 
 # -------------------------------------------------------------------------------------------------------- trials that fail
 
 
-def test_a_failing_trial_is_recorded_and_the_search_goes_on(write_config: WriteConfig) -> None:
+def test_a_failing_trial_is_recorded_and_the_search_goes_on(
+    write_config: WriteConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
     lines = """
 def refuses(logits, labels):
     raise KeyError("no such label")
@@ -245,17 +272,23 @@ def diverges(logits, labels):
     return nn.functional.cross_entropy(logits, labels) * float("nan")
 optuna = {"n_trials": 3, "optuna_epochs": 1, "sampler": "GridSampler", "search_space": {
     "loss": {"type": "categorical", "choices": [None, refuses, diverges]},
+    "class_weights": {"type": "categorical", "choices": [[1.0, 2.0, 2.0]]},
 }}
 """
     found = optimize(load_config(write_config(lines)))
     by_loss = {row["params"]["loss"]: row for row in trials(found.folder)}
-    assert by_loss["None"]["state"] == COMPLETE
+    assert by_loss[None]["state"] == COMPLETE
     assert "KeyError: 'no such label'" in by_loss["refuses"]["error"]
     assert "Traceback" in by_loss["refuses"]["traceback"]
     assert "The loss is no longer finite" in by_loss["diverges"]["error"]
     assert read_manifest(find_experiments(found.folder)[0].experiment)
     assert found.best is not None
-    assert found.best.point == {"loss": "None"}
+    assert found.best.point == {"loss": "None", "class_weights": "[1.0, 2.0, 2.0]"}
+    best = json.loads((found.folder / "best_params.json").read_text())
+    assert best == {"loss": None, "class_weights": [1.0, 2.0, 2.0]}  # what is a value for JSON is no label there
+    told = capsys.readouterr().out
+    assert "  loss = None\n" in told
+    assert "loss refuses, class_weights [1.0, 2.0, 2.0]\n" in told
     assert statistics(found.folder)["trials"]["failed"] == 2
 
 
@@ -264,10 +297,11 @@ def test_when_every_trial_fails_the_reasons_are_told(write_config: WriteConfig, 
     space = "optuna = {'n_trials': 2, 'optuna_epochs': 1, 'search_space': {'loss': {'type': 'categorical', 'choices': [refuses]}}}"
     with pytest.raises(ConfigError, match="Every trial failed") as error:
         optimize(load_config(write_config(lines + space)))
-    assert "KeyError: 'mine'" in str(error.value)
+    assert "KeyError: 'mine'" in error.value.problems[0].what
     folder = tmp_path / "work_dirs" / "optuna_results"
     assert {file.name for file in folder.iterdir() if file.is_file()} == FILES
     assert load_config(folder / "optimized_config.py").learning_rate == 0.01
+    assert "# No trial is complete yet.\n" in (folder / "optimized_config.py").read_text()
 
 
 class Merciless(BasePruner):
@@ -418,7 +452,10 @@ def test_a_search_that_was_stopped_and_killed_goes_on_as_if_nothing_had_been(
     folder = tmp_path / "work_dirs" / "optuna_results"
     assert {file.name for file in folder.iterdir() if file.is_file()} == FILES
     assert statistics(folder)["status"] == "stopped"
-    assert [row["state"] for row in trials(folder)][-1] == "INTERRUPTED"
+    interrupted = trials(folder)[-1]
+    assert interrupted["state"] == "INTERRUPTED"
+    assert Path(interrupted["folder"]).name == interrupted["experiment"][:12]
+    assert interrupted["duration_seconds"] > 0.4
 
     hold(path)
     process = multiprocessing.get_context("forkserver").Process(target=search_elsewhere, args=(path,), daemon=False)
@@ -495,13 +532,55 @@ def test_without_validation_data(write_config: WriteConfig) -> None:
     assert found.best is not None
 
 
+def test_a_metric_that_no_epoch_has(write_config: WriteConfig, tmp_path: Path) -> None:
+    """A misspelt one is refused; one that a part of the user's might have written ends the search with the first trial."""
+    with pytest.raises(ConfigError, match=r"An epoch has no val_acuracy[^?]*did you mean val_accuracy\?"):
+        optimize(load_config(write_config(optuna({"learning_rate": RATE}, metric="val_acuracy"))))
+    assert not (tmp_path / "work_dirs").exists()
+    lines = "def train_epoch(run, epoch):\n    return {'train_loss': 1.0, 'train_accuracy': 0.0, 'gap': 1.0}\n"
+    with pytest.raises(ConfigError, match="An epoch has no gab") as error:
+        optimize(load_config(write_config(lines + optuna({"learning_rate": RATE}, metric="gab"))))
+    assert "train_loss, train_accuracy, gap" in str(error.value)
+    folder = tmp_path / "work_dirs" / "optuna_results"
+    assert [row["state"] for row in trials(folder)] == [FAILED]
+    assert statistics(folder)["status"] == "stopped"
+
+
 def test_another_study_is_never_overwritten(write_config: WriteConfig, tmp_path: Path) -> None:
     path = write_config(optuna({}, n_trials=1))
     found = optimize(load_config(path), tmp_path / "mine")
     before = (found.folder / "study_statistics.json").read_text()
+    with pytest.raises(ConfigError, match="This is a file") as error:
+        optimize(load_config(path), path)
+    assert f"--output {path}" in str(error.value)
+    with pytest.raises(ConfigError, match="The folder is not empty"):
+        optimize(load_config(path), tmp_path)
     with pytest.raises(ConfigError, match="Another study is here"):
         optimize(load_config(path), tmp_path / "mine")
     assert (found.folder / "study_statistics.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"learning_rate": {**RATE, "log": False}}, "optuna.search_space.learning_rate float (log) → float (linear)"),
+        ({"learning_rate": {"type": "categorical", "choices": [0.1]}}, "float (log) → categorical (0.1,)"),
+        ({"learning_rate": RATE, "optimizer_params.momentum": {"type": "float", "low": 0.0, "high": 0.9}}, "momentum"),
+    ],
+)
+def test_a_study_goes_on_with_its_own_dimensions_only(
+    write_config: WriteConfig, tmp_path: Path, changed: dict[str, Any], words: str
+) -> None:
+    config = load_config(write_config("optimizer = 'SGD'\n" + optuna({"learning_rate": RATE})))
+    study = {"optuna.storage": f"sqlite:///{tmp_path / 'study.db'}"}
+    data = load_data(config)
+    open_study(replace_settings(config, study), made_of(config, data)).close()
+    wider = replace_settings(config, {**study, "optuna.search_space": {"learning_rate": {**RATE, "high": 0.5}}})
+    open_study(wider, made_of(wider, data)).close()
+    other = replace_settings(config, {**study, "optuna.search_space": changed})
+    with pytest.raises(ConfigError, match="was made of something else") as error:
+        open_study(other, made_of(other, data))
+    assert words in str(error.value)
 
 
 def test_a_full_disk_ends_the_search(write_config: WriteConfig, tmp_path: Path) -> None:
@@ -527,6 +606,7 @@ def train_epoch(run, epoch):
     found = optimize(load_config(write_config(lines + goal)))
     assert 1 <= len(found.rows) < 100
     assert {(row.state, len(row.epochs)) for row in found.rows} == {(COMPLETE, 2)}  # what has begun is finished
+    assert statistics(found.folder)["status"] == "time limit"
 
 
 def test_the_process_that_workers_come_from_does_not_hear_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -550,7 +630,9 @@ def test_workers_take_the_gpus_in_turn() -> None:
 # --------------------------------------------------------------------------------------------------------------- confirm
 
 
-def test_the_winner_is_confirmed_with_new_seeds(write_config: WriteConfig, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_winner_is_confirmed_with_new_seeds(
+    write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lines = """
 def train_epoch(run, epoch):
     noise = run.config.seed % 3
@@ -558,6 +640,7 @@ def train_epoch(run, epoch):
 """
     space = {"learning_rate": {"type": "float", "low": 0.1, "high": 0.9}}
     goal = {"metric": "train_loss", "direction": "minimize", "n_trials": 4, "confirm_seeds": True, "pruner": None}
+    goal["storage"] = f"sqlite:///{tmp_path / 'study.db'}"
     path = write_config(lines + "learning_rate = 0.5\n" + optuna(space, **goal))
     found = optimize(load_config(path))
     told = statistics(found.folder)["confirmation"]
@@ -570,6 +653,30 @@ def train_epoch(run, epoch):
     assert "is larger than the noise between seeds" in told["verdict"]
     assert told["verdict"] in capsys.readouterr().out
     assert len([info for info in find_experiments(found.folder) if info.task.startswith("confirm-")]) == 6
+    optimize(load_config(path))  # what was confirmed is not confirmed again
+    out = capsys.readouterr().out
+    assert told["verdict"] in out
+    assert "confirm winner" not in out
+    assert statistics(found.folder)["confirmation"] == told
+
+
+def test_new_seeds_are_none_that_were_tried(write_config: WriteConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    """When only the seed was searched, the best trial is the file's own setting, and nothing can be compared."""
+    space: dict[str, Any] = {"seed": {"type": "categorical", "choices": [43, 45]}}
+    goal = {"sampler": "GridSampler", "optuna_epochs": 1, "confirm_seeds": 2, "n_trials": 2}
+    found = optimize(load_config(write_config(optuna(space, **goal))))
+    told = statistics(found.folder)["confirmation"]
+    assert told["of"]["seeds"] == [44, 46]
+    assert told["verdict"].startswith("Nothing to confirm: apart from its seed")
+    assert told["verdict"] in capsys.readouterr().out
+    assert not [info for info in find_experiments(found.folder) if info.task.startswith("confirm-")]
+    other = {**space, "learning_rate": {"type": "float", "low": 0.1, "high": 0.9}}
+    config = load_config(write_config(optuna(other, **goal)))
+    point: dict[str, Any] = {"seed": 43, "learning_rate": 0.5}
+    confirmation = Confirmation(config, TrialRow(0, COMPLETE, point=point), [], found.folder, Log("info"))
+    assert not confirmation.pointless
+    confirmation.end(confirmation.jobs[1], Outcome("INTERRUPTED"))
+    assert capsys.readouterr().out == "confirm shipped, seed 43: interrupted\n"
 
 
 def test_the_interval_of_a_gain() -> None:

@@ -58,9 +58,20 @@ def check(write_config: WriteConfig) -> Check:
         ({"batch_size": choices(16, "many")}, "", ["batch_size cannot be 'many'", "an integer ≥ 1"]),
         ({"optimizer": choices("Adam", "Adma")}, "", ["Unsupported optimizer: Adma", "supported: Adam, AdamW, SGD"]),
         ({"model_name": choices("resnet18", "resnet81")}, "model = None", ["resnet81"]),
+        (
+            {"class_weights": choices(None, [1.0, 2.0])},
+            "",
+            ["class_weights = '[1.0, 2.0]' cannot be", "(2) does not match the number of classes (3)"],
+        ),
+        ({"val_data_root": choices("auto", 5)}, "", ["val_data_root cannot be 5"]),
+        ({"val_data_root": choices("auto", "not_there")}, "", ["The data folder cannot be read", "not_there)"]),
         ({"work_dir": choices("a", "b")}, "", ["work_dir cannot be searched"]),
         ({"optuna.n_trials": {"type": "int", "low": 1, "high": 2}}, "", ["optuna.n_trials cannot be searched"]),
-        ({"scheduler_gama": floats(0.5, 0.9)}, "scheduler = 'ExponentialLR'", ["gama", "ExponentialLR takes: gamma"]),
+        (
+            {"scheduler_gama": floats(0.5, 0.9)},
+            "scheduler = 'ExponentialLR'",
+            ["search_space.scheduler_gama", "ExponentialLR takes: gamma"],
+        ),
         ({"scheduler_gamma": floats(0.5, 0.9)}, "", ["Searching scheduler_gamma would change nothing", "scheduler"]),
         (
             {"early_stopping.patience": {"type": "int", "low": 3, "high": 9}, "val_fraction": floats(0.1, 0.2)},
@@ -106,6 +117,34 @@ def test_a_value_that_fits_with_some_others_is_left_to_the_search(check: Check) 
     assert check(scheduled) == []
     params = {"optimizer": choices("SGD", "Adam"), "optimizer_params": choices({"momentum": 0.5}, {"amsgrad": True})}
     assert check(params) == []
+
+
+GLOBALS = """
+seed = 7
+def optimizer(params):
+    return torch.optim.SGD(params, lr=helper())
+def helper():
+    return 0.002 * batch_size + seed
+def scheduler(optimizer):
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)
+"""
+
+
+def test_a_function_that_reads_what_is_searched_as_a_global_is_refused(check: Check) -> None:
+    """It would see the value of the file in every trial, and the best one in the file that is written."""
+    with pytest.raises(ConfigError) as error:
+        check({"batch_size": choices(4, 8)}, GLOBALS, optuna_epochs=5)
+    first, second = sorted(error.value.problems, key=lambda problem: problem.what)
+    assert first.what == "helper reads batch_size as a global, which is the file's in every trial"
+    assert first.where.endswith("tiny_config.py:28, helper")
+    assert first.mend.startswith("take it as a parameter of the model, loss, optimizer")
+    assert second.what == "scheduler reads epochs as a global, which is the file's in every trial"
+    assert second.mend == "take it as a parameter: def scheduler(optimizer, epochs)"
+    with pytest.raises(ConfigError, match="helper reads seed as a global"):
+        check({}, GLOBALS, optuna_epochs=2, confirm_seeds=2)
+    assert check({"learning_rate": floats(0.1, 0.2)}, GLOBALS, optuna_epochs=2) == []
+    named = "def optimizer(params, batch_size):\n    return torch.optim.SGD(params, lr=0.002 * batch_size)\n"
+    assert check({"batch_size": choices(4, 8)}, named) == []
 
 
 def test_what_the_file_lacks_the_search_may_give(check: Check) -> None:

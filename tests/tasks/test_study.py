@@ -137,7 +137,7 @@ def run_curves(own: Study, curves: list[list[float]]) -> list[int]:
                 break
         history = [{"epoch": n + 1, "val_accuracy": value} for n, value in enumerate(curve[:length])]
         status = COMPLETE if length == len(curve) else PRUNED
-        own.end(suggestion, Outcome(status, history, [max(curve[:length])]))
+        own.end(suggestion, Outcome(status, history, [max(filter(math.isfinite, curve[:length]))]))
         lengths.append(length)
     return lengths
 
@@ -163,6 +163,15 @@ def test_a_pruner_ends_what_is_hopeless(opened: Open, pruner: str | None, prunes
     assert (min(lengths[10:]) < 9) == prunes
     pruned = [row for row in own.rows() if row.state == PRUNED]
     assert all(row.epochs == {n: float(n) for n in range(1, max(row.epochs) + 1)} for row in pruned if row.number >= 10)
+
+
+@pytest.mark.parametrize("pruner", ["MedianPruner", "SuccessiveHalvingPruner", "HyperbandPruner"])
+def test_the_best_value_so_far_decides(opened: Open, pruner: str) -> None:
+    """A trial that has been the best of all goes on, whatever its last epoch was; its own values are kept as they were."""
+    own = opened(pruner=pruner, n_trials=20, optuna_epochs=9)
+    curve = [90.0, 1.0, math.nan, -math.inf, 2.0, 1.0, 1.0, 1.0, 95.0]
+    assert run_curves(own, [[50.0 + n] * 9 for n in range(10)] + [curve, [math.nan, 80.0] + [1.0] * 7])[-2:] == [9, 9]
+    assert repr(own.rows()[10].epochs) == repr(dict(enumerate(curve, start=1)))
 
 
 def test_the_quarter_that_percentile_leaves(opened: Open) -> None:
@@ -313,13 +322,40 @@ def test_one_that_wakes_up_late_is_not_heard(opened: Open, tmp_path: Path) -> No
 
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 def test_a_trial_that_was_killed_before_it_had_an_owner(opened: Open, tmp_path: Path) -> None:
-    own = opened(storage=sqlite(tmp_path), n_trials=2, heartbeat_seconds=1)
-    own.study.ask(own.distributions)
+    own = opened(storage=sqlite(tmp_path), n_trials=3, heartbeat_seconds=1)
+    own.storage.create_new_trial(own.study._study_id)
     own.take_over(tmp_path)
     assert states(own) == [RUNNING]  # it may just have begun elsewhere
+    search(own, 1)
     time.sleep(2.1)
     search(own)
-    assert states(own) == [COMPLETE] * 2
+    assert states(own) == [COMPLETE] * 3
+    straight = search(opened(n_trials=3))
+    assert [row.point for row in own.rows()] == [straight[1], straight[0], straight[2]]  # each has its place's numbers
+
+
+def test_a_trial_that_was_killed_before_all_was_suggested(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = {"storage": sqlite(tmp_path), "n_trials": 4}
+    straight = search(opened(n_trials=4))
+    killed = opened(**stored)
+    killed.take_over(tmp_path)
+    search(killed, 1)
+    plain = killed.study.sampler.sample_independent
+
+    def dies(study: Any, trial: Any, name: str, distribution: Any) -> Any:
+        if name == "batch_size":
+            raise KeyboardInterrupt
+        return plain(study, trial, name, distribution)
+
+    monkeypatch.setattr(killed.study.sampler, "sample_independent", dies)
+    with pytest.raises(KeyboardInterrupt):
+        killed.ask()
+    after = opened(**stored)
+    after.take_over(tmp_path)
+    search(after)
+    assert [row.point for row in after.rows()] == straight
 
 
 def test_what_kills_its_process_again_and_again_has_failed(opened: Open, tmp_path: Path) -> None:

@@ -349,22 +349,49 @@ loss = broken
 
 
 @pytest.mark.parametrize(
-    ("lines", "words"),
+    ("lines", "words", "begun"),
     [
-        ("loss = lambda logits, labels: logits.sum() * float('nan')", "The loss is no longer finite"),
-        (FAILURES.format(error="torch.OutOfMemoryError('CUDA out of memory')"), "does not hold a batch of 4 images"),
-        (FAILURES.format(error="KeyError('mine')"), "Your code raised KeyError: 'mine'"),
-        ("optimizer_params = {'lr': -1}", "optimizer_params does not fit Adam"),
+        ("loss = lambda logits, labels: logits.sum() * float('nan')", "The loss is no longer finite", True),
+        (
+            FAILURES.format(error="torch.OutOfMemoryError('CUDA out of memory')"),
+            "does not hold a batch of 4 images",
+            True,
+        ),
+        (FAILURES.format(error="KeyError('mine')"), "Your code raised KeyError: 'mine'", True),
+        (FAILURES.format(error="MemoryError()"), "does not hold a batch of 4 images", True),
+        (FAILURES.format(error="SystemExit('mine')"), "Your code raised SystemExit: mine", True),
+        (FAILURES.format(error="KeyboardInterrupt('mine')"), "Your code raised KeyboardInterrupt: mine", True),
+        ("optimizer_params = {'lr': -1}", "optimizer_params does not fit Adam", False),
     ],
 )
-def test_a_failure_says_why(trainer: Callable[..., tuple[Trainer, dict[str, Any]]], lines: str, words: str) -> None:
+def test_a_failure_says_why_and_where(
+    trainer: Callable[..., tuple[Trainer, dict[str, Any]]], lines: str, words: str, begun: bool
+) -> None:
     own, fixed = trainer(lines)
     outcome = own.run(Work(0, {}, fixed), always, lambda history: True)
     assert outcome.status == FAILED
     assert words in outcome.error
     assert ("mine" in outcome.error) == bool(outcome.trace)
-    if outcome.folder and (manifest := Path(outcome.folder) / "experiment.json").exists():
-        assert json.loads(manifest.read_text())["status"] == "failed"
+    assert [bool(outcome.folder), bool(outcome.experiment)] == [begun, begun]  # what failed before has no experiment
+    if begun:
+        manifest = json.loads((Path(outcome.folder) / "experiment.json").read_text())
+        assert manifest["status"] == "failed"
+        assert manifest["failure"]["what"].split(" (")[0] in outcome.error
+
+
+def test_a_trial_that_ends_before_its_first_number_is_pruned(
+    trainer: Callable[..., tuple[Trainer, dict[str, Any]]],
+) -> None:
+    lines = """
+def train_epoch(run, epoch):
+    return {"train_loss": 1.0, "train_accuracy": 0.0, "gap": float("nan")}
+optuna = {"metric": "gap"}
+"""
+    own, fixed = trainer(lines)
+    ended = own.run(Work(0, {}, fixed), lambda record: False, lambda history: True)
+    assert (ended.status, ended.error, len(ended.history)) == (PRUNED, "", 1)
+    whole = own.run(Work(1, {}, {**fixed, "task": "whole"}), always, lambda history: True)
+    assert (whole.status, whole.error) == (FAILED, "No epoch has a number for gap")
 
 
 def test_a_metric_that_no_epoch_has_fails_with_those_there_are(

@@ -16,6 +16,6 @@ and functions of a library that the user's code has replaced.
 """
 
 from pochitrain.config.canonical.difference import difference
-from pochitrain.config.canonical.walk import canonical, digest
+from pochitrain.config.canonical.walk import canonical, digest, readers
 
-__all__ = ["canonical", "difference", "digest"]
+__all__ = ["canonical", "difference", "digest", "readers"]

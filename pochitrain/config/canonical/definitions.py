@@ -15,7 +15,7 @@ from typing import Any
 from pochitrain.config.canonical.leaves import Leaf, Made, Parts, Refused, is_users_class, key_text, public
 from pochitrain.config.canonical.syntax import Chain, Import, Reads, function_digest, reads
 from pochitrain.config.canonical.values import closure
-from pochitrain.config.source import NoSource, find_function, is_user_code, is_user_namespace
+from pochitrain.config.source import FunctionNode, NoSource, find_function, is_user_code, is_user_namespace
 from pochitrain.locale import _
 
 # Names of a module that say where it stands, not what it does.
@@ -94,14 +94,18 @@ def _namespace(names: dict[str, Any]) -> Made:
     )
 
 
-def _function(function: types.FunctionType) -> Made:
+def _node(function: types.FunctionType) -> FunctionNode:
     try:
-        node = find_function(function)
+        return find_function(function)
     except NoSource:
         raise Refused(
             _("The source of {name} cannot be read", name=function.__qualname__),
             _("define it in a file rather than by exec, and put lambdas on lines of their own"),
         ) from None
+
+
+def _function(function: types.FunctionType) -> Made:
+    node = _node(function)
     found = reads(node)
     modules: dict[str, str] = {}
     parts: Parts = []
@@ -128,6 +132,16 @@ def _outer_values(function: types.FunctionType, found: Reads) -> Iterator[tuple[
                 yield name, function.__globals__[name]
             elif name not in function.__globals__ and not hasattr(builtins, name):
                 yield name, Leaf("unbound:")
+
+
+def global_reads(function: types.FunctionType) -> set[str]:
+    """Return the names of its module that a function reads.
+
+    Raises:
+        Refused: its source cannot be found.
+    """
+    found, around = reads(_node(function)), function.__code__.co_freevars
+    return {name for name in (found.outer - {*around}) | found.globals if name in function.__globals__}
 
 
 def _imported_values(function: types.FunctionType, found: Reads) -> Iterator[tuple[str, Any]]:

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from pochitrain.config.canonical.definitions import Namespace, define, is_definition, title
+from pochitrain.config.canonical.definitions import Namespace, define, global_reads, is_definition, title
 from pochitrain.config.canonical.leaves import Held, Leaf, Made, Refused, is_users_class, key_text, plain_leaf
 from pochitrain.config.canonical.values import describe
 from pochitrain.errors import ConfigError, Problem
@@ -30,6 +30,20 @@ def canonical(values: Mapping[str, Any], *, ordered: Collection[str] = ()) -> di
     Raises:
         ConfigError: with every value that has no stable identity: locks, files, iterators, random generators.
     """
+    return dict(sorted(_walked(values, ordered).flat.items()))
+
+
+def readers(values: Mapping[str, Any], names: Collection[str]) -> list[tuple[types.FunctionType, str]]:
+    """Return (function, name) for each function of the user's that `values` reach and that reads such a global.
+
+    Raises:
+        ConfigError: as `canonical` does.
+    """
+    functions = [reached for reached in _walked(values).kept if isinstance(reached, types.FunctionType)]
+    return [(function, name) for function in functions for name in sorted(global_reads(function) & {*names})]
+
+
+def _walked(values: Mapping[str, Any], ordered: Collection[str] = ()) -> _Walker:
     walker = _Walker(ordered)
     for name in sorted(values):
         try:
@@ -41,7 +55,7 @@ def canonical(values: Mapping[str, Any], *, ordered: Collection[str] = ()) -> di
             ) from None
     if walker.problems:
         raise ConfigError(problems=walker.problems)
-    return dict(sorted(walker.flat.items()))
+    return walker
 
 
 def digest(flat: Mapping[str, str]) -> str:

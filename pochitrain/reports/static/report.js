@@ -1,7 +1,7 @@
 "use strict";
 /* The confusion matrix: three ways to see it, and the images behind each cell. */
 
-const { classes, counts, colors, title, xlabel, ylabel, cells } = page.matrix;
+const { classes, short, counts, colors, title, xlabel, ylabel, cells } = page.matrix;
 const NUMBERED = 25; // classes; with more, numbers would not fit into the cells
 const NAMED = 45; // class names along an axis; with more, only every second or third is written
 
@@ -10,10 +10,6 @@ const share = (row, column) => (rowTotals[row] ? (100 * counts[row][column]) / r
 const percent = (value) => (value === null ? "–" : `${value.toFixed(1)}\u00a0%`);
 const fill = (text, values) => text.replace(/\{(\w+)\}/g, (whole, key) => values[key] ?? whole);
 const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;"); // for Plotly's labels
-const short = (text) => {
-  const letters = [...text];
-  return letters.length <= 22 ? text : `${letters.slice(0, 12).join("")}…${letters.slice(-9).join("")}`;
-};
 
 const plot = document.getElementById("matrix");
 const selects = { true: document.getElementById("true"), predicted: document.getElementById("predicted") };
@@ -33,19 +29,19 @@ function written(row, column) {
   return mode === "share" ? shown.toFixed(shown < 10 && shown > 0 ? 1 : 0) : String(shown);
 }
 
-function axis(names, text, range) {
+function axis(text, range) {
   const first = Math.max(Math.ceil(Math.min(...range)), 0);
-  const last = Math.min(Math.floor(Math.max(...range)), names.length - 1);
+  const last = Math.min(Math.floor(Math.max(...range)), short.length - 1);
   const step = Math.max(Math.ceil((last - first + 1) / NAMED), 1);
   const at = [];
   for (let index = first; index <= last; index += step) at.push(index);
   return {
-    title: { text: plain(text) }, range, tickvals: at, ticktext: at.map((index) => plain(short(names[index]))),
+    title: { text: plain(text) }, range, tickvals: at, ticktext: at.map((index) => plain(short[index])),
     showgrid: false, zeroline: false, ticks: "", tickfont: { size: at.length > 25 ? 9 : 11 },
   };
 }
 
-const letters = Math.max(...classes.map((name) => [...short(name)].length)) * classes.length;
+const letters = Math.max(...short.map((name) => [...name].length)) * classes.length;
 const angle = classes.length > NUMBERED ? -90 : letters > 60 ? -45 : 0; // of the names below the columns
 
 function draw() {
@@ -66,8 +62,8 @@ function draw() {
   const range = [-0.5, classes.length - 0.5];
   const layout = {
     title: { text: plain(title), x: 0, xref: "paper", font: { size: 15 } },
-    xaxis: { ...axis(classes, xlabel, range), tickangle: angle },
-    yaxis: axis(classes, ylabel, [...range].reverse()),
+    xaxis: { ...axis(xlabel, range), tickangle: angle },
+    yaxis: axis(ylabel, [...range].reverse()),
     height: side, margin: { l: 60, r: 10, t: 45, b: 60 }, dragmode: "zoom",
   };
   Plotly.react(plot, [heat], themed(layout), chartOptions);
@@ -75,7 +71,7 @@ function draw() {
 
 function renameAxes() {
   const { xaxis, yaxis } = plot.layout;
-  const names = { x: axis(classes, xlabel, [...xaxis.range]), y: axis(classes, ylabel, [...yaxis.range]) };
+  const names = { x: axis(xlabel, [...xaxis.range]), y: axis(ylabel, [...yaxis.range]) };
   const update = {};
   for (const key of ["x", "y"]) {
     update[`${key}axis.tickvals`] = names[key].tickvals;
