@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,11 +28,16 @@ from pochitrain.locale import _
 
 VERSION = 2  # raised when a decoded image means something else than before
 _MEMORY_SHARE, _DISK_SHARE = 0.5, 0.2  # of what is free
-_CGROUP = Path("/sys/fs/cgroup")  # of this process, when it runs in a container
+_CGROUP, _OUR_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_GROUP_FILES = {  # version of control groups → limit, taken, and what of it are files that were read
+    2: ("memory.max", "memory.current", "inactive_file"),
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 
 # ---- in memory ----
 
 _in_memory: dict[str, Store] = {}  # by pipeline, the oldest first
+_wanted: dict[str, int] = {}  # how many bytes will be asked of them
 _sharers = 1
 _MOST_STORES = 4  # training and validation of this pipeline and of the one before it
 
@@ -59,6 +64,7 @@ def memory_store(pipeline: str, limit_bytes: int, wanted_bytes: int = 0) -> Stor
     store = _in_memory[pipeline] = _in_memory.pop(pipeline)  # the newest now
     store.limit_bytes, store.others_bytes = limit_bytes, partial(_others_in_memory, pipeline)
     store.full = False
+    _wanted[pipeline] = wanted_bytes
     return store
 
 
@@ -84,30 +90,51 @@ def _store_in_memory(limit_bytes: int) -> Store:
 
 
 def free_memory() -> int:
-    """Return how many bytes can be taken without swapping: what the kernel says, within the limit of a container."""
+    """Return how many bytes can be taken without swapping: what the kernel says, within the limits of a container."""
     try:
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         free = int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    with contextlib.suppress(OSError, KeyError, ValueError):  # "max" is no number
-        limit, taken = (int((_CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-        parts = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-        free = min(free, limit - taken + int(parts["inactive_file"]))  # files that were read: the kernel drops them
-    return max(free, 0)
+    return max(min([free, *_free_in_groups()]), 0)
+
+
+def _free_in_groups() -> Iterator[int]:
+    """Yield what the control groups of this process, and those around them, leave to it."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in _OUR_GROUPS.read_text().splitlines():
+            _number, controllers, path = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            root = _CGROUP / "memory" if controllers else _CGROUP
+            files = _GROUP_FILES[1 if controllers else 2]
+            group = root / path.lstrip("/")
+            while group.is_relative_to(root):
+                with contextlib.suppress(OSError, KeyError, ValueError):  # "max" is no number
+                    limit, taken = (int((group / name).read_text()) for name in files[:2])
+                    parts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                    yield limit - taken + int(parts[files[2]])  # files that were read: the kernel drops them
+                group = group.parent
 
 
 # ---- on the disk ----
+
+_opened_before: Path | None = None
 
 
 def disk_store(pipeline: str, steps: Sequence[Step], limit_bytes: int) -> Store:
     """Return the store of a pipeline on the disk; of others, those that were not used for longest make room for it.
 
+    One that is larger than the limit is begun anew; the one that was opened before, for the same training, stays.
+
     Raises:
         ConfigError: the folder cannot be written.
     """
     folder = cache_dir() / pipeline
+    global _opened_before
     try:
+        if (folder / "pixels").exists() and (folder / "pixels").stat().st_size > limit_bytes:
+            shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("pixels", "index"):
             with open(folder / name, "ab"):
@@ -123,9 +150,10 @@ def disk_store(pipeline: str, steps: Sequence[Step], limit_bytes: int) -> Store:
     except OSError as error:
         raise _unwritable(error) from error
     others = sorted((one for one in stored_pipelines() if one.folder != folder), key=lambda one: one.used_at)
+    kept, _opened_before = _opened_before, folder
     total = store.used_bytes + sum(one.used_bytes for one in others)
     for other in others:
-        if total > limit_bytes:
+        if total > limit_bytes and other.folder != kept:
             shutil.rmtree(other.folder, ignore_errors=True)  # who is reading it keeps it until it is closed
             total -= other.used_bytes
     return store
@@ -168,9 +196,11 @@ def open_store(wanted: str, once: Sequence[Step], count: int, image_bytes: int, 
     memory = int((free_memory() + held) * _MEMORY_SHARE / _sharers) if given is None else given
     disk = int(free_disk() * _DISK_SHARE) if given is None else given
     total, key = count * image_bytes, pipeline_key(once)
+    newest = next(reversed(_in_memory), key)  # of the same training: that of its other images
+    together = total + (_wanted[newest] if newest != key else 0)
     if wanted == "disk":
         return disk_store(key, once, disk)
-    if wanted == "auto" and memory < total <= disk:
+    if wanted == "auto" and memory < together and total <= disk:
         with contextlib.suppress(ConfigError):  # nobody asked for the disk: without it, as many as fit in memory
             return disk_store(key, once, disk)
     return memory_store(key, memory, total)

@@ -88,7 +88,7 @@ class Loader:
         self.device = device
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.ahead, self.threads = ahead, threads
-        self.waited_seconds = 0.0  # in the epoch that is running, or was the last to run
+        self.waited_seconds = 0.0  # since somebody has asked
 
     @functools.cached_property
     def _loader(self) -> DataLoader[Any]:
@@ -126,7 +126,7 @@ class Loader:
         Raises:
             DataError: a sample cannot be read (unless failures are skipped), a worker died or hangs.
         """
-        self.batches.epoch, self.batches.start, self.waited_seconds = epoch, start, 0.0
+        self.batches.epoch, self.batches.start = epoch, start
         # BatchNorm cannot train on a single image, so one that is left over among failures is passed over.
         least = 2 if self.batches.shuffle and self.batches.batch_size > 1 else 1
         with watching(self):
@@ -141,6 +141,11 @@ class Loader:
         first, end = self.batches.bounds()[step]
         return [self.samples.name(index) for index in self.batches.order(epoch)[first:end]]
 
+    def take_waited(self) -> float:
+        """Return for how many seconds the model has waited for images since the last call."""
+        seconds, self.waited_seconds = self.waited_seconds, 0.0
+        return seconds
+
     def _timed(self) -> Iterator[Batch]:
         """Yield the batches, finished on the device; count what the caller waits for them."""
         with self._reading_ahead():
@@ -151,11 +156,13 @@ class Loader:
                 if batch is None:
                     return
                 images, labels, failures = batch
+                idle = self.device.type != "cuda" or torch.cuda.current_stream(self.device).query()
                 if self.samples.plan.finish is not None and images.dtype == torch.uint8:
                     # 8 bits travel, in a quarter of the time of floats.
                     images = images.to(self.device, non_blocking=True).contiguous(memory_format=self.layout)
                     images = self.samples.plan.finish(images)
-                self.waited_seconds += time.perf_counter() - asked
+                if idle:  # a GPU that still computes has not waited
+                    self.waited_seconds += time.perf_counter() - asked
                 yield images, labels, failures
 
     @contextlib.contextmanager

@@ -63,7 +63,7 @@ def fit(
             step_scheduler(run.scheduler, record)
             images = len(run.train_loader.samples) - done_before
             record |= {"seconds": round(seconds, 3), "images_per_second": round(images / seconds, 1)}
-            record["data_seconds"] = round(sum(loader.waited_seconds for loader in run.loaders()), 3)
+            record["data_seconds"] = round(sum(loader.take_waited() for loader in run.loaders()), 3)
             history.append(record)
             run.begin_epoch()
             save(epoch, history)

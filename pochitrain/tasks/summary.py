@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from pochitrain.config.schema import Config
+from pochitrain.data.pipeline import plan_of
 from pochitrain.engine.feed import usable_cores
 from pochitrain.engine.run import Run
 from pochitrain.history import History, Record, best_epoch, monitored
@@ -143,9 +144,12 @@ def waiting_advice(history: History, config: Config) -> str:
     advice = []
     if (config.num_workers or 0) < cores:
         advice.append(_("num_workers = {count}", count=cores))
-    if config.cache == "off":
-        advice.append('cache = "auto"')
-    advice.append(_("a Resize before the random steps, so that the cache holds smaller images"))
+    if config.dataset is None:
+        if config.cache == "off":
+            advice.append('cache = "auto"')
+        if not plan_of(config.train_transform).once:
+            advice.append(_("a Resize before the random steps, so that the cache holds smaller images"))
+    advice.append(_("fewer or cheaper random steps"))
     return _(
         "{share} of the time the model waited for images. Try: {advice}",
         share=f"{waited / seconds:.0%}",

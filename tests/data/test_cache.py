@@ -293,6 +293,11 @@ def test_which_one_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     assert opened("auto", 10, 5e-7) == "memory 500"
     assert opened("disk", 1) == "disk 2000"
     assert opened("off", 1) == "none"
+    monkeypatch.setattr(cache, "_in_memory", {})
+    assert opened("auto", 6) == "memory 1000"
+    other = open_store("auto", (transforms.Resize((9, 9)),), 6, 100, None)
+    assert other is not None
+    assert other.lasting  # beside the first it would not fit
     monkeypatch.setattr(cache, "_sharers", 1)
     cache.share_memory(4)
     assert opened("memory", 10) == "memory 250"
@@ -316,12 +321,35 @@ def test_in_a_container_files_that_were_read_do_not_count_as_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "_CGROUP", tmp_path)
-    (tmp_path / "memory.current").write_text("1000000\n")
-    (tmp_path / "memory.stat").write_text("anon 300000\ninactive_file 600000\n")
-    (tmp_path / "memory.max").write_text("1000000\n")
+    monkeypatch.setattr(cache, "_OUR_GROUPS", tmp_path / "ours")
+    (tmp_path / "ours").write_text("0::/job/task\n")
+    folder = tmp_path / "job"  # the limit of a group around ours counts
+    folder.mkdir()
+    (folder / "memory.current").write_text("1000000\n")
+    (folder / "memory.stat").write_text("anon 300000\ninactive_file 600000\n")
+    (folder / "memory.max").write_text("1000000\n")
     assert cache.free_memory() == 600000
-    (tmp_path / "memory.max").write_text("max\n")
+    (folder / "memory.max").write_text("max\n")
     assert cache.free_memory() > 600000
+    (tmp_path / "ours").write_text("5:cpu:/\n3:memory,hugetlb:/docker/7\n")  # version 1; inside, its folder is the root
+    folder = tmp_path / "memory"
+    folder.mkdir()
+    (folder / "memory.usage_in_bytes").write_text("1000000\n")
+    (folder / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 500000\n")
+    (folder / "memory.limit_in_bytes").write_text("1000000\n")
+    assert cache.free_memory() == 500000
+
+
+def test_a_smaller_limit_begins_anew_and_spares_the_other_part_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POCHI_CACHE_DIR", str(tmp_path))
+    for key in ("a" * 24, "b" * 24, "c" * 24):
+        store = disk_store(key, STEPS, 10_000)
+        assert store.add([key[:16].encode()], "RGB", np.zeros((20, 20, 3), np.uint8)) is not None
+    assert disk_store("b" * 24, STEPS, 1500).used_bytes == 1200
+    assert sorted(folder.name[0] for folder in tmp_path.iterdir()) == ["b", "c"]
+    assert disk_store("c" * 24, STEPS, 1000).used_bytes == 0
 
 
 def test_a_folder_that_cannot_be_written_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

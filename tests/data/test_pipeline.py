@@ -398,6 +398,19 @@ def test_no_thread_is_at_work_after_an_epoch_that_was_left(paths: list[str]) -> 
     loader.close()
 
 
+def test_what_was_waited_for_is_counted_until_it_is_asked_for(paths: list[str]) -> None:
+    def slow(image: Image.Image) -> Image.Image:
+        time.sleep(0.01)
+        return image
+
+    loader = loader_of(paths, v1.Compose([slow, v1.Resize((8, 8)), v1.ToTensor()]), "val")
+    given(loader, 1)
+    given(loader, 1)
+    assert loader.take_waited() > 2 * 0.01 * len(paths)
+    assert loader.take_waited() == 0
+    loader.close()
+
+
 def failing(_image: Image.Image) -> Image.Image:
     raise ValueError("no such colour")
 
