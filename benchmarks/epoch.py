@@ -14,6 +14,7 @@ Four things take turns, epoch by epoch, in one process:
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -22,6 +23,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `import pochitrain` does, for both sides, before torch comes
 import torch
 from pictures import write_jpegs
 from torch.nn import functional
@@ -111,8 +113,10 @@ def compare(given: argparse.Namespace, root: Path, folder: Path) -> None:
     config = load_config(path)
     run = build_run(config, load_data(config))
     count, device = len(run.train_loader.samples), run.device
-    images, labels = next(iter(run.train_loader.epoch(1)))
-    run.train_loader.close()
+    images = torch.randn(given.batch, 3, given.size, given.size, device=device).contiguous(
+        memory_format=torch.channels_last if run.channels_last else torch.contiguous_format
+    )  # the loader's own would fill its cache before the first epoch
+    labels = torch.randint(len(run.classes), (given.batch,), device=device)
     lengths = [end - first for first, end in run.train_loader.batches.bounds()]
 
     def limit(_number: int) -> None:

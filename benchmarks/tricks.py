@@ -21,7 +21,7 @@ from torchvision import models
 
 from pochitrain.engine.run import PRECISIONS
 
-STEPS = 5  # in a turn
+STEPS = 10  # in a turn
 
 
 def step_of(given: argparse.Namespace, optimizer_name: str, *, compiled: bool, fused: bool) -> Callable[[], None]:

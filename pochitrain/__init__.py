@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pochitrain.tasks.train import train as train
 
 # torch's threads spin while they wait for each other, which takes the core from whoever else has work: the threads that
-# decode, a second training. Asleep they wait better: 1.2 to 1.4 times the images per second at 32 px on two idle cores,
-# and many times where the machine is shared. Their runtime reads this when torch is imported.
+# decode, a second training. Asleep they wait better: 1.2 to 1.4 times the images per second at 32 px on two idle cores.
+# Their runtime reads this when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Resolved on first use: `import pochitrain` loads no torch.

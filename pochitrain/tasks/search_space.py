@@ -7,7 +7,6 @@ import math
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pochitrain.config.fields import is_identity
@@ -18,8 +17,8 @@ from pochitrain.config.mistakes import Where, class_weights_problem
 from pochitrain.config.schema import Config
 from pochitrain.config.search import Dimension, Scalar
 from pochitrain.config.words import full_name, walk_settings
-from pochitrain.data.folder import scan_folder
 from pochitrain.data.source import AUTO
+from pochitrain.data.table import list_images
 from pochitrain.errors import ConfigError, DataError, Problem
 from pochitrain.locale import _
 from pochitrain.parts.models import build_model
@@ -142,7 +141,7 @@ def _unreadable_roots(config: Config, dimension: Dimension) -> list[Problem]:
         for root in dimension.choices:
             try:
                 if isinstance(root, str | os.PathLike) and root != AUTO:
-                    scan_folder(Path(root), [])
+                    list_images(os.fspath(root), [])
             except DataError as error:
                 key = f"optuna.search_space.{dimension.name}"
                 problems += [Problem(f"{p.what} ({p.where})", key, p.mend) for p in error.problems]
