@@ -83,7 +83,11 @@ def call_part(setting: str, part: Callable[..., Any], values: Mapping[str, Any],
             setting,
             _("define {name} in the config file, or give the parameter a default", name=missing[0]),
         )
-    return part(*arguments, **given)
+    try:
+        return part(*arguments, **given)
+    except SystemExit as error:
+        what = _("{part} ended the program: sys.exit({code})", part=name_of(part), code=repr(error.code))
+        raise ConfigError(what, setting, _("raise an error that says why")) from error
 
 
 def signature_defaults(part: object) -> dict[str, Any]:

@@ -219,7 +219,8 @@ def _class_problems(
 def _kinds(counter: Counter[str]) -> str:
     """Return "12 .txt, 3 .heic", the five most frequent."""
     ranked = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
-    shown = [f"{count} {display_name('.' + suffix) if suffix else _('without suffix')}" for suffix, count in ranked[:5]]
+    bare = _("without suffix")
+    shown = [f"{count} {display_name('.' + suffix) if suffix else bare}" for suffix, count in ranked[:5]]
     return ", ".join(shown) + (" …" if len(ranked) > 5 else "")
 
 

@@ -196,6 +196,8 @@ def to_pixels(image: Any) -> tuple[str, Pixels] | None:
         kind = "image" if isinstance(image, tv_tensors.Image) else "tensor"
         plain = image.as_subclass(Tensor)
         channel, row, column = plain.stride()
+        if not channel:  # one channel seen three times, as Grayscale gives it; copied, it would be another layout
+            return None
         if channel >= row >= column:
             return kind, np.ascontiguousarray(plain.numpy())
         # As torchvision makes it of a PIL image. The order must come back: random numbers fill a tensor in its order.

@@ -23,7 +23,14 @@ from pochitrain.history import Record
 from pochitrain.locale import _
 from pochitrain.parts.losses import LossFn, build_loss, resolve_class_weights
 from pochitrain.parts.models import build_model
-from pochitrain.parts.optim import LayerGroup, build_optimizer, build_scheduler, layer_groups, parameter_groups
+from pochitrain.parts.optim import (
+    LayerGroup,
+    build_optimizer,
+    build_scheduler,
+    layer_groups,
+    load_optimizer,
+    parameter_groups,
+)
 from pochitrain.randomness import seed_everything
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -295,7 +302,7 @@ def state_of(run: Run) -> dict[str, Any]:
 def restore(run: Run, state: Mapping[str, Any], step: int) -> None:
     """Put a state back; `step` steps of the next epoch are done."""
     run.model.load_state_dict(state["model"])
-    run.optimizer.load_state_dict(state["optimizer"])
+    load_optimizer(run.optimizer, state["optimizer"])
     if run.scheduler is not None:
         run.scheduler.load_state_dict(state["scheduler"])
     run.scaler.load_state_dict(state["scaler"])

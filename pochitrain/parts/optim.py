@@ -142,6 +142,15 @@ def build_optimizer(config: Config, groups: Iterable[dict[str, Any]]) -> Optimiz
     return made
 
 
+def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Put a state back. In how many passes it is applied follows from this device, not from the one it comes from."""
+    groups = [
+        {**saved, "fused": here["fused"]} if "fused" in here else saved
+        for saved, here in zip(state.get("param_groups", ()), optimizer.param_groups, strict=False)
+    ]
+    optimizer.load_state_dict({**state, "param_groups": groups} if groups else state)
+
+
 def _can_be_fused(groups: list[dict[str, Any]]) -> bool:
     parameters = [parameter for group in groups for parameter in group["params"]]
     return all(each.is_floating_point() and each.device.type in ("cpu", "cuda") for each in parameters)

@@ -120,7 +120,9 @@ def outcome_in_words(row: TrialRow, view: StudyView) -> str:
     if row.state != COMPLETE:
         return _("interrupted")
     values = "   ".join(f"{name} {value:.4f}" for name, value in zip(view.metrics, row.values or (), strict=True))
-    return values + (f"   ({_('as trial {number}', number=row.repeat_of)})" if row.repeat_of is not None else "")
+    if row.repeat_of is None:
+        return values
+    return values + "   (" + _("as trial {number}", number=row.repeat_of) + ")"
 
 
 def point_in_words(point: Mapping[str, Any]) -> str:

@@ -90,7 +90,7 @@ def _place(original: Path, path: Path) -> str:
     """Return the lines that make a copy at `path` find what the original finds beside it."""
     folder = os.path.relpath(original.resolve().parent, path.resolve().parent)
     return (
-        f"# {_('Imports, __file__ and registry.json are those of {file}.', file=original.name)}\n"
+        "# " + _("Imports, __file__ and registry.json are those of {file}.", file=original.name) + "\n"
         "import os as _os, sys as _sys\n"
         f"_folder = _os.path.abspath(_os.path.join(_os.path.dirname(__file__), {folder!r}))\n"
         f"_sys.path.insert(0, _folder); __file__ = _os.path.join(_folder, {original.name!r})\n"

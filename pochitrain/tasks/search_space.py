@@ -76,6 +76,9 @@ def _require_no_globals(config: Config, trials: Sequence[Config]) -> None:
     problems = {}
     for trial in trials:
         for function, name in setting_readers(trial, names):
+            there = function.__globals__
+            if "__pochi_source__" not in there and there[name] is not config.origin.namespace.get(name, config):
+                continue  # a module's own constant that happens to have this name
             code, called = function.__code__, function.__qualname__
             what = _("{part} reads {name} as a global, which is the file's in every trial", part=called, name=name)
             mend = _("take it as a parameter of the model, loss, optimizer … that uses it, and pass it on")

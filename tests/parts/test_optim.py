@@ -12,7 +12,13 @@ import torch
 from pochitrain.config.loader import load_config
 from pochitrain.config.schema import Config
 from pochitrain.errors import Problem
-from pochitrain.parts.optim import build_optimizer, build_scheduler, check_optimization, step_scheduler
+from pochitrain.parts.optim import (
+    build_optimizer,
+    build_scheduler,
+    check_optimization,
+    load_optimizer,
+    step_scheduler,
+)
 
 WriteConfig = Callable[..., Path]
 
@@ -70,6 +76,18 @@ def test_one_pass_gives_what_many_give_whatever_the_memory_layout(write_config: 
         return weight.detach()
 
     assert torch.allclose(trained("None"), trained("{'fused': False}"), rtol=0, atol=1e-6)
+
+
+def test_a_state_from_a_device_without_the_fused_form_is_continued_in_it(write_config: WriteConfig) -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    weight.grad = torch.ones(3)
+    before = build_optimizer(config_of(write_config, "optimizer_params = {'fused': False}"), [{"params": [weight]}])
+    before.step()
+    after = build_optimizer(config_of(write_config), [{"params": [weight]}])
+    load_optimizer(after, before.state_dict())
+    assert after.param_groups[0]["fused"] is True
+    after.step()
+    assert after.state[weight]["step"] == 2
 
 
 @pytest.mark.parametrize(
