@@ -88,11 +88,12 @@ def _steps(transform: Step) -> list[Step]:
 
 
 def _is_fixed(step: Step) -> bool:
-    function = getattr(step, "lambd", step)  # of transforms.Lambda
-    marked = any(
-        vars(one).get("deterministic") is True for one in (function, type(function)) if hasattr(one, "__dict__")
-    )
-    return type(step) in _FIXED or marked  # what a subclass inherits says nothing of it
+    if type(step) in _FIXED:
+        return True
+    function = getattr(step, "lambd", step) if type(step) in (v1.Lambda, v2.Lambda) else step
+    given = [vars(one) for one in (function, type(function)) if hasattr(one, "__dict__")]
+    # What a subclass inherits says nothing of it, nor what functools.wraps has copied.
+    return any(own.get("deterministic") is True and "__wrapped__" not in own for own in given)
 
 
 def _applied(steps: Sequence[Step], image: Any) -> Any:

@@ -35,8 +35,9 @@ def split_folder(folder: ImageFolder, fraction: float, group_by: str | None) -> 
         if len(values) > 1 and chosen.isdisjoint(values):
             chosen.add(min(values))
     for values in classes:
-        if values <= chosen:  # training needs one of each class
-            chosen.remove(max(values))
+        if values <= chosen:  # training needs one of each class; another class may need this one for its validation
+            spared = [value for value in values if not any(other & chosen == {value} for other in classes)]
+            chosen.remove(max(spared or values))
     validates = [value in chosen for value in number]
     return _subset(folder, [not v for v in validates]), _subset(folder, validates)
 

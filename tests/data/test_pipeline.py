@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -229,8 +230,18 @@ def test_a_step_that_is_derived_from_a_marked_one_is_not_marked() -> None:
         def __call__(self, image: Image.Image) -> Image.Image:
             return super().__call__(image) if torch.rand(1) < 0.9 else image
 
-    assert len(plan_of(v1.Compose([Sharpened(), v1.ToTensor()])).once) == 1
-    assert plan_of(v1.Compose([Sometimes(), v1.ToTensor()])).once == ()
+    @functools.wraps(sharpened)
+    def turned(image: Image.Image) -> Image.Image:
+        return sharpened(image).rotate(float(torch.rand(1)) * 90)
+
+    class Shaken(v1.Lambda):
+        def __call__(self, image: Image.Image) -> Image.Image:
+            return v1.RandomRotation(30)(super().__call__(image))
+
+    for known in (Sharpened(), sharpened, v1.Lambda(sharpened)):
+        assert len(plan_of(v1.Compose([known, v1.ToTensor()])).once) == 1
+    for unknown in (Sometimes(), turned, Shaken(sharpened)):
+        assert plan_of(v1.Compose([unknown, v1.ToTensor()])).once == ()
 
 
 def test_a_sequence_of_nothing_does_nothing() -> None:

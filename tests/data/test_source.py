@@ -82,6 +82,7 @@ def test_a_group_in_two_classes_is_not_torn_apart(tmp_path: Path) -> None:
         parts = [{name.rpartition("/")[2] for name in folder.files} for folder in (train, val)]
         assert parts[0].isdisjoint(parts[1])
         assert set(train.labels) == {0, 1}
+        assert set(val.labels) == {0, 1}
         for name in ("000.png", "001.png"):
             shutil.copy(root / "ok" / name, root / "scratch" / name)
         train, val = split_folder(scan_folder(root), 0.25, None)

@@ -527,7 +527,24 @@ def damaged_jpegs() -> list[tuple[str, bytes, str]]:
     odd = plain.replace(b"JFIF\0\1", b"JFIF\0\2", 1)  # libjpeg remarks on the version, and then on nothing else
     for name, whole in (("inks", inks), ("odd-version", odd), ("odd-scan", odd_scan(plain))):
         files.append((f"{name}-cut.jpg", whole[: len(whole) // 2] + b"\xff\xd9", "cannot be decoded"))
+    scans = separate_scans(noise)
+    later = scans.rindex(b"\xff\xda")
+    files.append(
+        ("odd-later-scan-cut.jpg", (scans[:later] + odd_scan(scans[later:]))[:-900] + b"\xff\xd9", "cannot be")
+    )
     return files
+
+
+def separate_scans(picture: np.ndarray) -> bytes:
+    """Return a sequential JPEG with a scan of its own for each channel: three grey ones behind one header."""
+    grey = [encoded(Image.fromarray(picture[..., channel]), "JPEG", quality=90) for channel in range(3)]
+    starts = [one.index(b"\xff\xda") for one in grey]  # SOS: marker, length 8, one component, its id and tables, range
+    frame = grey[0].index(b"\xff\xc0")  # SOF0: marker, length, precision, height, width, components
+    head = grey[0][: frame + 2] + b"\0\x11" + grey[0][frame + 4 : frame + 9]
+    head += b"\3" + b"".join(bytes([channel, 0x11, 0]) for channel in (1, 2, 3)) + grey[0][frame + 13 : starts[0]]
+    bodies = [one[start + 10 : -2] for one, start in zip(grey, starts, strict=True)]
+    scans = [b"\xff\xda\0\x08\1" + bytes([n, 0, 0, 63, 0]) + body for n, body in enumerate(bodies, 1)]
+    return head + b"".join(scans) + b"\xff\xd9"
 
 
 def odd_scan(whole: bytes) -> bytes:
@@ -546,6 +563,7 @@ def doubtful_jpegs() -> dict[str, tuple[bytes, str]]:
         "bytes before the end": (whole[:-2] + bytes(200) + whole[-2:], "before marker 0xd9"),
         "zeros in a scan": (whole[:middle] + bytes(500) + whole[middle + 500 :], "before marker 0xd9"),
         "scan parameters": (odd_scan(whole), "SOS parameters"),
+        "scan parameters of the first of three": (odd_scan(separate_scans(noise)), "SOS parameters"),
         "bytes in the header": (whole[:tables] + b"abc" + whole[tables:], "before marker 0xdb"),
         "version": (whole.replace(b"JFIF\0\1", b"JFIF\0\2", 1), "JFIF revision"),
     }
