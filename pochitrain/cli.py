@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from pochitrain.durable import disk_error
 from pochitrain.errors import PochiError
 from pochitrain.locale import _
 from pochitrain.usage import usage_problem
@@ -307,8 +311,19 @@ def _overrides(assignments: list[str] | None) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the command line. Errors for the reader go to stderr with their exit code; anything else is a bug, 1."""
-    sys.exit(run(app))
+    """Be the process of a command. Errors for the reader go to stderr with their exit code; a bug is 1."""
+    code = 1
+
+    def leave() -> None:
+        """Let the system take the memory back at once: the interpreter needs half a second to take torch apart."""
+        with suppress(OSError):  # a pipe that is gone or a full disk: the interpreter tells of it
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    atexit.register(leave)  # the first one in is called last, when all threads are over
+    code = run(app)
+    sys.exit(code)
 
 
 def run(command: Callable[..., Any]) -> int:
@@ -325,6 +340,12 @@ def run(command: Callable[..., Any]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.filename or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            return _unexpected(error)
+        full = disk_error(error, Path("stdout"))  # all files of ours are written by `durable`
+        _tell(str(full))
+        return full.exit_code
     except typer.Abort:
         return 130
     except Exception as error:

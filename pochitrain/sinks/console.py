@@ -77,6 +77,9 @@ class Log:
             text = what if isinstance(what, str) else as_text(what)
             text = text.encode(self.console.encoding, errors="replace").decode(self.console.encoding)
             self.console.print(text, style=style)
+        except OSError as error:
+            self.console.on_broken_pipe()
+            self.warning(first_line(disk_error(error, Path("stdout"))))
 
     def _append(self, lines: list[str]) -> None:
         if self._path is None:
