@@ -132,7 +132,7 @@ class Loader:
         with watching(self):
             for images, labels, failures in self._timed():
                 if failures:
-                    self._note(failures)
+                    self.note(failures)
                 enough = len(labels) >= (least if failures else 1)
                 yield (images, labels) if enough else (images[:0], labels[:0])
 
@@ -221,7 +221,12 @@ class Loader:
             _("start again (it continues); if it happens again, try num_workers = 0 to see the cause"),
         )
 
-    def _note(self, failures: list[Failure]) -> None:
+    def note(self, failures: list[Failure]) -> None:
+        """Remember samples that are skipped.
+
+        Raises:
+            DataError: they are not to be skipped, or skipping would not help.
+        """
         names = [self.samples.name(failure.index) for failure in failures]
         if self.skip_failures and not any(failure.mend for failure in failures):
             self.skipped.update(names)

@@ -122,16 +122,18 @@ class Samples(Dataset[Any]):
             made.append(self.plan.prepare(decode_image(self.items[index])))
             return to_pixels(made[0])
 
-        place = self.places[index]
-        with contextlib.suppress(OSError):  # a damaged store, or a file that is gone: the decoder says what is wrong
-            place = place or self.store.image(self.items[index], make)
+        with contextlib.suppress(
+            OSError
+        ):  # the file is gone, or the store cannot be used: the decoder says what is wrong
+            place = self.places[index] or self.store.image(self.items[index], make)
             if place is not None and not made:
-                image = from_pixels(KINDS[place.kind], self.store.read(place))
-                self.places[index] = place
-                return image
+                try:
+                    made.append(from_pixels(KINDS[place.kind], self.store.read(place)))
+                except OSError:  # power failed, or the disk forgets
+                    place = self.store.image(self.items[index], make, damaged=place)
+            self.places[index] = place
         if not made:
             make()
-        self.places[index] = place
         return made[0]
 
     def _sample(self, epoch: int, index: int) -> Sample | Failure:

@@ -111,6 +111,10 @@ def _folder_data(config: Config) -> Data:
             str(train.root),
             _("add images, or remove the folders"),
         )
+    if val is not None and val_split is not None and broken:
+        lost = set(val.labels) - set(val_split.labels or ())
+        if names := ", ".join(train.classes[label] for label in sorted(lost)):
+            notes.append(_("classes without a readable validation image: {names}", names=names))
     return Data(
         train.classes,
         tuple(counts[label] for label in range(len(train.classes))),

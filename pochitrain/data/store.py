@@ -85,24 +85,29 @@ class Store:
         """Return how many images are known to be there."""
         return len({place.offset for place in self._places.values()})
 
-    def image(self, path: str, make: Callable[[], tuple[str, Pixels] | None]) -> Place | None:
+    def image(
+        self, path: str, make: Callable[[], tuple[str, Pixels] | None], damaged: Place | None = None
+    ) -> Place | None:
         """Return where the image of a file lies, after making it if it is not there; None when there is no room.
+
+        Args:
+            damaged: where it cannot be read; what lies there counts no more.
 
         Raises:
             whatever `make` raises; OSError when the file is not there.
         """
         keys = [_name_key(path)]
-        if (place := self.find(keys[0])) is not None:
+        if (place := self.find(keys[0])) not in (None, damaged):
             return place
         if self.lasting:  # the same picture under another name, or touched
             with open(path, "rb") as file:
                 keys.append(hashlib.blake2b(file.read(), digest_size=16).digest())
-            if (place := self.find(keys[1])) is not None:
+            if (place := self.find(keys[1])) is not None and place != damaged:
                 self._append(keys[:1], place)
                 return place
         if self.full or (made := make()) is None or _name_key(path) != keys[0]:  # replaced meanwhile: made of which?
             return None
-        return self.add(keys, *made)
+        return self.add(keys, *made, damaged)
 
     def find(self, key: bytes) -> Place | None:
         """Return where an image lies, whoever has put it there."""
@@ -111,13 +116,13 @@ class Store:
                 self._refresh()
         return self._places.get(key)
 
-    def add(self, keys: Sequence[bytes], kind: str, pixels: Pixels) -> Place | None:
-        """Keep an image under its keys; None when there is no room for it."""
+    def add(self, keys: Sequence[bytes], kind: str, pixels: Pixels, damaged: Place | None = None) -> Place | None:
+        """Keep an image under its keys, in the place of a damaged one; None when there is no room for it."""
         height, width = pixels.shape[1:] if kind in _CHANNELS_FIRST else pixels.shape[:2]
         data = np.ascontiguousarray(pixels).data.cast("B")
         with self._locked():
             self._refresh()
-            if (place := self._places.get(keys[0])) is not None:  # another process was faster
+            if (place := self._places.get(keys[0])) not in (None, damaged):  # another process was faster
                 return place
             place = Place(self.used_bytes, height, width, KINDS.index(kind), zlib.crc32(data) if self.lasting else 0)
             if self.others_bytes() + self.used_bytes + len(data) > self.limit_bytes:

@@ -114,12 +114,13 @@ def _probe_images(loader: Loader, split: Split, setting: str) -> None:
     for index in split.extremes:
         sample = loader.samples[(1, index)]
         if isinstance(sample, Failure):
-            if loader.skip_failures and _is_broken(loader.samples, index):
+            if _is_broken(loader.samples, index):
+                loader.note([sample])
                 continue
             raise DataError(
                 _("{setting} fails on an image: {reason}", setting=setting, reason=sample.reason),
                 loader.samples.name(index),
-                _("correct the transform, or mend the file"),
+                _("correct the transform"),
             )
         image = sample[0]
         if not (isinstance(image, Tensor) and image.is_floating_point() and image.ndim == 3 and image.shape[0] == 3):

@@ -384,15 +384,25 @@ def open_study(config: Config, made_of: Mapping[str, Any]) -> Study:
         load_if_exists=True,
     )
     sampler.study = study
+    opened = Study(settings, storage, study)
+    try:
+        _require_same(study, made_of, settings.study_name)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def _require_same(study: optuna.Study, made_of: Mapping[str, Any], name: str) -> None:
+    """Write down what a new study is made of; refuse one that was made of something else."""
     there = study.user_attrs
     if "made_of" not in there:
         study.set_user_attr("token", uuid.uuid4().hex)
         study.set_user_attr("made_of", dict(made_of))
     elif lines := difference(there["made_of"], dict(made_of)):
         raise ConfigError(
-            _("The study {name} in this storage was made of something else", name=repr(settings.study_name))
+            _("The study {name} in this storage was made of something else", name=repr(name))
             + "".join(f"\n    {line}" for line in lines[:10]),
             "optuna.study_name",
             _("give the new study another name, or restore the old settings"),
         )
-    return Study(settings, storage, study)

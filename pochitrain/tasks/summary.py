@@ -66,13 +66,19 @@ def say_start(log: Log, plan: Plan, run: Run) -> None:
 def _how_images_come(run: Run) -> str:
     """Return what was chosen for the training images: "in this process, 600 images of 0.2 MB cached in memory"."""
     loader = run.train_loader
-    workers, store = len(loader.workers.pids), loader.samples.store
+    samples, workers = loader.samples, len(loader.workers.pids)
     by = _("{count} processes", count=workers) if workers else _("in this process")
-    if store is None:
-        return by + ", " + _("no cache")
-    place = _("on the disk") if store.lasting else _("in memory")
-    limit = f"{max(store.limit_bytes, 0) / 1e9:.1f}"
-    return by + ", " + _("decoded images cached {place} (at most {limit} GB)", place=place, limit=limit)
+    if samples.store is None:
+        kept = _("no cache")
+    else:
+        place = _("on the disk") if samples.store.lasting else _("in memory")
+        limit = f"{max(samples.store.limit_bytes, 0) / 1e9:.1f}"
+        kept = _("decoded images cached {place} (at most {limit} GB)", place=place, limit=limit)
+    parted = samples.labels is not None and plan_of(samples.transform).once
+    given_up = (
+        _("; the transform in one piece, in parts it gives other pixels") if parted and not samples.plan.once else ""
+    )
+    return f"{by}, {kept}{given_up}"
 
 
 def layer_table(run: Run) -> Table:

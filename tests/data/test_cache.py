@@ -181,7 +181,7 @@ def samples_of(paths: list[str], store: Store) -> Samples:
     return samples
 
 
-def test_a_damaged_image_is_decoded_again(tmp_path: Path) -> None:
+def test_a_damaged_image_is_decoded_again_once(tmp_path: Path) -> None:
     paths = [str(tmp_path / f"{number}.png") for number in range(3)]
     for number, path in enumerate(paths):
         picture(number).save(path)
@@ -201,6 +201,11 @@ def test_a_damaged_image_is_decoded_again(tmp_path: Path) -> None:
         images, _labels, failures = samples.__getitems__(positions)
         assert torch.equal(images, wanted)
         assert failures == []
+    later = on_disk()
+    mended = later.image(paths[1], never)
+    assert mended is not None
+    assert mended != place
+    assert later.read(mended).tobytes() == STEPS[0](picture(1)).tobytes()
 
 
 def test_a_record_that_was_cut_off_or_damaged_is_passed_over() -> None:

@@ -192,6 +192,9 @@ def test_broken_images_are_listed_all_or_left_out(write_config: WriteConfig, tmp
     loaded = load_data(load_config(write_config("on_bad_image = 'skip'", data=data)))
     assert loaded.counts == (3, 4)
     assert any("2 unreadable images" in note for note in loaded.notes)
+    (data / "val" / "bee" / "000.png").write_text("no image")
+    notes = load_data(load_config(write_config("on_bad_image = 'skip'", data=data))).notes
+    assert "classes without a readable validation image: bee" in notes
 
 
 def test_leaks_and_contradictions_are_told(write_config: WriteConfig, tmp_path: Path) -> None:

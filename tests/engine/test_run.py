@@ -185,6 +185,20 @@ def test_a_transform_that_raises_names_the_image_it_was_tried_on(write_config: W
     assert Path(problem.where).is_relative_to(images / "train")
 
 
+def test_a_damaged_image_that_the_transform_is_tried_on_is_no_fault_of_the_transform(
+    write_config: WriteConfig, tmp_path: Path
+) -> None:
+    for name in ("train", "val"):
+        make_images(tmp_path / name, {"a": 3, "b": 3})
+    path = make_images(tmp_path / "train", {"b": 4}, size=(99, 8)) / "b" / "003.png"  # the widest one
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    problem = refused(write_config(data=tmp_path), DataError)
+    assert problem.what.startswith("A sample cannot be used: damaged")
+    assert (problem.where, 'on_bad_image = "skip"' in problem.mend) == (str(path), True)
+
+
 @pytest.mark.parametrize(
     ("lines", "what"),
     [

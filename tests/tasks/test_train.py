@@ -297,6 +297,23 @@ def test_a_closed_pipe_does_not_stop_the_training(write_config: WriteConfig, tmp
     assert len(rows(only_experiment(tmp_path / "work_dirs"))) == 3
 
 
+WRONGLY_MARKED = """
+from pochitrain import deterministic
+@deterministic
+def turned(image):
+    return image.rotate(float(torch.rand(1)) * 90)
+train_transform = transforms.Compose([turned, transforms.Resize((16, 16)), transforms.ToTensor()])
+"""
+
+
+@pytest.mark.parametrize(("lines", "told"), [("", False), (WRONGLY_MARKED, True)])
+def test_a_transform_that_cannot_be_done_in_parts_is_told(
+    write_config: WriteConfig, capsys: pytest.CaptureFixture[str], lines: str, told: bool
+) -> None:
+    train(load_config(write_config(lines)))
+    assert ("the transform in one piece" in capsys.readouterr().out) is told
+
+
 def test_two_starts_at_once_train_once(write_config: WriteConfig, tmp_path: Path) -> None:
     path, second, third = write_config(SLOW), tmp_path / "second.txt", tmp_path / "third.txt"
     first = start_slow(path, tmp_path)
