@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pochitrain.config.mistakes import raised_by_user
 from pochitrain.config.schema import Config
 from pochitrain.data.cache import open_store
 from pochitrain.data.decode import decode_image
@@ -30,8 +31,8 @@ def build_loader(config: Config, split: Split, purpose: str, device: torch.devic
         purpose: "augment" for training, "val" for validation.
 
     Raises:
-        ConfigError: the transform gives no float tensor (3, H, W), or tensors of different sizes.
-        DataError: it fails on an image.
+        ConfigError: the transform fails, or gives no float tensor (3, H, W), or tensors of different sizes.
+        DataError: an image is damaged.
     """
     setting = "train_transform" if purpose == "augment" else "val_transform"
     samples = Samples(split.items, split.labels, getattr(config, setting), config.seed, purpose)
@@ -108,32 +109,22 @@ def _probe_images(loader: Loader, split: Split, setting: str) -> None:
     """Pass the images of the most different shapes through the transform.
 
     Raises:
-        ConfigError: the transform gives no float tensor (3, H, W), or tensors of different sizes.
+        ConfigError: it fails, or gives no float tensor (3, H, W), or tensors of different sizes.
+        DataError: an image is damaged.
     """
-    images = []
+    samples, images = loader.samples, []
+    setting = setting if samples.labels is not None else f"dataset, {setting}"
     for index in split.extremes:
-        sample = loader.samples[(1, index)]
+        sample = samples[(1, index)]
         if isinstance(sample, Failure):
-            if _is_broken(loader.samples, index):
+            if samples.labels is None or _is_broken(samples, index):
                 loader.note([sample])
                 continue
-            raise DataError(
-                _("{setting} fails on an image: {reason}", setting=setting, reason=sample.reason),
-                loader.samples.name(index),
-                _("correct the transform"),
-            )
+            raise _failure(samples, index, setting, sample.reason)
         image = sample[0]
-        if not (isinstance(image, Tensor) and image.is_floating_point() and image.ndim == 3 and image.shape[0] == 3):
-            given = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-            gives = _("gives {given}", given=given)
-            raise ConfigError(
-                _("transforms.ToTensor() is required: without it the images are no float tensors (3, H, W)"),
-                f"{setting} ({gives})",
-                _(
-                    "put transforms.ToTensor() (v2: ToImage() and ToDtype(torch.float32, scale=True)) "
-                    "into the transform"
-                ),
-            )
+        if lack := _lacking(image):
+            gives = _("gives {given}", given=_form(image))
+            raise ConfigError(lack[0], f"{setting} ({gives})", lack[1])
         images.append((image, index))
     odd = next(((image, index) for image, index in images if image.shape != images[0][0].shape), None)
     if odd is not None:
@@ -143,6 +134,44 @@ def _probe_images(loader: Loader, split: Split, setting: str) -> None:
             f"         {loader.samples.name(odd[1])} {tuple(odd[0].shape)}",
             _("add a Resize: transforms.Resize((224, 224)), or Resize(256) and CenterCrop(224)"),
         )
+
+
+def _lacking(image: Any) -> tuple[str, str] | None:
+    """Return what an image that comes out of a transform lacks and how to mend it, None when nothing."""
+    if not isinstance(image, Tensor) or not image.is_floating_point():
+        return (
+            _("transforms.ToTensor() is required: without it the images are no float tensors (3, H, W)"),
+            _("put transforms.ToTensor() (v2: ToImage() and ToDtype(torch.float32, scale=True)) into the transform"),
+        )
+    if image.ndim != 3 or image.shape[0] != 3:
+        return (
+            _("The images have no three channels (3, H, W)"),
+            _('use Grayscale(num_output_channels=3), or .convert("RGB") in a data set of your own'),
+        )
+    if image.dtype != torch.float32:
+        return _("The images are no tensors of torch.float32"), _("end the transform with v2.ToDtype(torch.float32)")
+    return None
+
+
+def _form(image: Any) -> str:
+    return f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+
+
+def _failure(samples: Samples, index: int, setting: str, reason: str) -> ConfigError:
+    """Return why a transform fails on a sound image: with the line of the user's own code if that has failed."""
+    image = samples.name(index)
+    try:
+        samples.transform(decode_image(samples.items[index]))
+    except Exception as error:  # whatever a user's function raises
+        if (known := raised_by_user(error)) is not None:
+            return known
+    steps = getattr(samples.transform, "transforms", [samples.transform])
+    mend = _("correct the transform")
+    if classes := [step.__name__ for step in steps if isinstance(step, type)]:
+        mend = _("add parentheses: {example}", example=f"{classes[0]}()")
+    return ConfigError(
+        _("{setting} fails on {image}: {reason}", setting=setting, image=image, reason=reason), setting, mend
+    )
 
 
 def _is_broken(samples: Samples, index: int) -> bool:

@@ -9,14 +9,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pochitrain.config.inject import call_part, name_of, part_values
 from pochitrain.data.loaders import watching
+from pochitrain.engine.checks import require_logits
 from pochitrain.engine.run import Run, Totals
 from pochitrain.errors import ConfigError, DataError, DivergedError, OutOfMemoryError
-from pochitrain.history import History, Record, stopped_early
+from pochitrain.history import TIMING, History, Record, stopped_early
 from pochitrain.locale import _
 from pochitrain.parts.optim import step_scheduler
 from pochitrain.randomness import seed_device
@@ -76,7 +78,7 @@ def train_epoch(run: Run, epoch: int) -> Record:
     """Train one epoch, or the rest of one; return `train_loss`, `train_accuracy` and gradient norms when recorded."""
     totals, tracked = run.totals, run.gradients is not None and run.gradients.wanted(epoch)
     bad_step = torch.full((), -1, dtype=torch.int64, device=run.device)
-    run.model.train()
+    run.train(True)
     for images, labels in run.train_loader.epoch(epoch, start=totals.steps):
         if len(labels) == 0:  # every image of the batch was unreadable and skipped
             totals.steps += 1
@@ -106,14 +108,28 @@ def own_epoch(run: Run, epoch: int) -> Record:
     """Train one epoch as the config file does it: train_epoch(run, epoch), and the settings that it names."""
     own = run.config.train_epoch
     assert own is not None
+    run.train(True)
     record = call_part("train_epoch", own, part_values(run.config), run, epoch)
+    mend = _("return {example}", example='{"train_loss": …, "train_accuracy": …}')
     if not (isinstance(record, Mapping) and {"train_loss", "train_accuracy"} <= record.keys()):
-        raise ConfigError(
-            _("{name} returned no record with train_loss and train_accuracy", name=name_of(own)),
-            "train_epoch",
-            _("return {example}", example='{"train_loss": …, "train_accuracy": …}'),
-        )
-    return dict(record)
+        what = _("{name} returned no record with train_loss and train_accuracy", name=name_of(own))
+        raise ConfigError(what, "train_epoch", mend)
+    if taken := record.keys() & {"epoch", *learning_rates(run), *TIMING}:
+        what = _("{name} returned {key}, which is measured already", name=name_of(own), key=min(taken))
+        raise ConfigError(what, "train_epoch", _("give it another name"))
+    numbers = {str(key): _number(value) for key, value in record.items()}
+    if texts := [key for key, value in numbers.items() if value is None]:
+        what = _("{name} returned a {key} that is no number", name=name_of(own), key=texts[0])
+        raise ConfigError(what, "train_epoch", mend)
+    check_step(run, epoch, -1 if math.isfinite(numbers["train_loss"]) else len(run.train_loader) - 1)
+    return numbers
+
+
+def _number(value: Any) -> Any:
+    """Return a number, or a tensor or array of one, as a number of Python's; None for anything else."""
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        value = value.tolist()
+    return value if isinstance(value, int | float) else None
 
 
 def train_step(run: Run, images: Tensor, labels: Tensor, tracked: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,6 +144,7 @@ def train_step(run: Run, images: Tensor, labels: Tensor, tracked: bool = False) 
         raise ConfigError(
             _("BatchNorm cannot train on batches of one image"), "batch_size", _("set batch_size to 2 or more")
         ) from error
+    require_logits(logits, len(images), len(run.classes))
     logits = logits.float()
     loss = run.loss_fn(logits, labels)
     run.optimizer.zero_grad(set_to_none=True)
@@ -147,7 +164,7 @@ def evaluate(run: Run) -> Record:
         return {}
     totals, count = Totals.zero(run.device), len(run.classes)
     confusion = torch.zeros(count * count, dtype=torch.int64, device=run.device)
-    run.model.eval()
+    run.train(False)
     for images, labels in run.val_loader.epoch(1):
         if len(labels) == 0:
             continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from torch.optim import Optimizer
 from pochitrain.config.schema import Config
 from pochitrain.data.loaders import Loader
 from pochitrain.data.source import Data
+from pochitrain.engine.checks import check_loss, check_outputs, narrow_convolution
 from pochitrain.engine.feed import build_loader, example
 from pochitrain.engine.gradients import GradientNorms
 from pochitrain.errors import ConfigError
@@ -113,6 +113,12 @@ class Run:
             images = images.to(self.device, non_blocking=True)
         return images, labels.to(self.device, non_blocking=True)
 
+    def train(self, mode: bool) -> None:
+        """Put the model, and a loss that is a module, into training or evaluation mode."""
+        for module in (self.model, self.loss_fn):
+            if isinstance(module, nn.Module):
+                module.train(mode)
+
     def begin_epoch(self) -> None:
         """Forget the sums of the epoch that is whole now."""
         self.totals = Totals.zero(self.device)
@@ -172,6 +178,26 @@ def choose_precision(config: Config, device: torch.device) -> str:
     return "fp32"
 
 
+def _instead(config: Config, precision: str, name: str, size: tuple[int, int]) -> str:
+    """Return "fp32" in the place of a precision in which a convolution's gradient would be wrong on this processor.
+
+    Raises:
+        ConfigError: it was asked for by name.
+    """
+    if config.precision == "auto":
+        return "fp32"
+    raise ConfigError(
+        _(
+            "In {precision} this processor computes a wrong gradient for {name}, whose input is only {size} pixels",
+            precision=precision,
+            name=name,
+            size=f"{size[0]} × {size[1]}",
+        ),
+        "precision",
+        _('set precision = "auto" or "fp32", or give the model larger images'),
+    )
+
+
 def build_run(config: Config, data: Data, *, precision: str | None = None) -> Run:
     """Turn settings and data into everything that the loop needs.
 
@@ -190,14 +216,16 @@ def build_run(config: Config, data: Data, *, precision: str | None = None) -> Ru
     channels_last = config.channels_last if isinstance(config.channels_last, bool) else device.type != "mps"
     train_loader = build_loader(config, data.train, "augment", device, channels_last)
     val_loader = build_loader(config, data.val, "val", device, channels_last) if data.val else None
-    check_outputs(model, example(train_loader, data.train), len(data.classes))
+    sizes = check_outputs(model, example(train_loader, data.train), len(data.classes))
     loss_fn = build_loss(config, weights, device)
     check_loss(loss_fn, len(data.classes), device)
     model = model.to(device)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(config, parameter_groups(model, config))
+    optimizer = build_optimizer(config, parameter_groups(model, config, loss_fn))
     precision = precision or choose_precision(config, device)
+    if device.type == "cpu" and precision != "fp32" and (name := narrow_convolution(model, sizes)):
+        precision = _instead(config, precision, name, sizes[name])
     set_tf32(precision)
     weighted = config.loss is None and any(weight != 1 for weight in weights)
     gradients = GradientNorms(model, config.gradient_tracking_config) if config.enable_gradient_tracking else None
@@ -236,56 +264,6 @@ def make_deterministic(config: Config) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid, slow
 
 
-def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> None:
-    """Pass one image through the model in evaluation mode, which changes nothing in it.
-
-    Raises:
-        ConfigError: the model fails on this size, or has another number of outputs than there are classes.
-    """
-    training = model.training
-    model.eval()
-    try:
-        # no_grad and not inference_mode: lazy modules make their parameters now, and these are to be trained.
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            outputs = model(images)
-    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
-        raise ConfigError(
-            _("The model fails on an image of size {size}: {reason}", size=tuple(images.shape[1:]), reason=error),
-            "model, train_transform",
-            _("give the transform the size that the model expects"),
-        ) from error
-    finally:
-        model.train(training)
-    if not isinstance(outputs, Tensor) or tuple(outputs.shape) != (1, num_classes):
-        given = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise ConfigError(
-            _(
-                "The model gives {given} for one image; {count} classes need (1, {count})",
-                given=given,
-                count=num_classes,
-            ),
-            "model",
-            _("give the last layer num_classes outputs"),
-        )
-
-
-def check_loss(loss_fn: LossFn, num_classes: int, device: torch.device) -> None:
-    """Call the loss once on two images; what the user's own raises is raised here, before anything is written.
-
-    Raises:
-        ConfigError: it gives something else than one number.
-    """
-    loss = loss_fn(torch.zeros(2, num_classes, device=device), torch.tensor([0, num_classes - 1], device=device))
-    if not isinstance(loss, Tensor) or loss.ndim != 0:
-        given = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-        raise ConfigError(
-            _("The loss gives {given}, not one number", given=given),
-            "loss",
-            _("return a tensor with the mean over the batch"),
-        )
-
-
 def state_of(run: Run) -> dict[str, Any]:
     """Return everything that a run needs to go on, as tensors and plain containers."""
     totals = run.totals
@@ -296,6 +274,7 @@ def state_of(run: Run) -> dict[str, Any]:
         "scaler": run.scaler.state_dict(),
         "totals": {"loss": totals.loss, "weight": totals.weight, "correct": totals.correct, "count": totals.count},
         "gradients": run.gradients.state() if run.gradients else None,
+        "loss": run.loss_fn.state_dict() if isinstance(run.loss_fn, nn.Module) else {},
     }
 
 
@@ -303,6 +282,8 @@ def restore(run: Run, state: Mapping[str, Any], step: int) -> None:
     """Put a state back; `step` steps of the next epoch are done."""
     run.model.load_state_dict(state["model"])
     load_optimizer(run.optimizer, state["optimizer"])
+    if isinstance(run.loss_fn, nn.Module):
+        run.loss_fn.load_state_dict(state["loss"])
     if run.scheduler is not None:
         run.scheduler.load_state_dict(state["scheduler"])
     run.scaler.load_state_dict(state["scaler"])

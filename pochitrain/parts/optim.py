@@ -79,7 +79,8 @@ def layer_groups(model: nn.Module, config: Config) -> list[LayerGroup]:
             ]
         )
     groups = [LayerGroup(pattern, rates[pattern], tuple(names)) for pattern, names in caught.items()]
-    return groups + ([LayerGroup("other", config.learning_rate, tuple(rest))] if rest else [])
+    others = "other" if "other" not in rates else "(other)"
+    return groups + ([LayerGroup(others, config.learning_rate, tuple(rest))] if rest else [])
 
 
 def _governs(expression: re.Pattern[str], name: str) -> bool:
@@ -88,8 +89,10 @@ def _governs(expression: re.Pattern[str], name: str) -> bool:
     return any(expression.fullmatch(".".join(parts[:count])) for count in range(1, len(parts) + 1))
 
 
-def parameter_groups(model: nn.Module, config: Config) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, config: Config, loss_fn: Any = None) -> list[dict[str, Any]]:
     """Return torch's parameter groups; with layer-wise rates each has its pattern as `name`. A rate of 0 freezes.
+
+    What a loss that is a module has to learn is a group of its own, with `learning_rate`.
 
     Raises:
         ConfigError: a pattern matches nothing, or no parameter is left to train.
@@ -110,7 +113,9 @@ def parameter_groups(model: nn.Module, config: Config) -> list[dict[str, Any]]:
             "layer_wise_lr_config.layer_rates" if groups else "model",
             _("give at least one layer a rate above 0") if groups else _("leave requires_grad on for some parameters"),
         )
-    return groups or [{"params": trained}]
+    groups = groups or [{"params": trained}]
+    learning = [each for each in loss_fn.parameters() if each.requires_grad] if isinstance(loss_fn, nn.Module) else []
+    return groups + ([{"params": learning, "lr": config.learning_rate, "name": "(loss)"}] if learning else [])
 
 
 def build_optimizer(config: Config, groups: Iterable[dict[str, Any]]) -> Optimizer:

@@ -155,7 +155,6 @@ def test_balanced_data_has_no_weights(write_config: WriteConfig) -> None:
         ("transforms.Resize(4)", "Image"),
         ("lambda image: image", "Image"),
         ("transforms.PILToTensor()", "torch.uint8 (3, 8, 8)"),
-        ("transforms.Compose([transforms.Grayscale(), transforms.ToTensor()])", "torch.float32 (1, 8, 8)"),
     ],
 )
 def test_a_transform_without_totensor(write_config: WriteConfig, setting: str, transform: str, given: str) -> None:
@@ -179,10 +178,38 @@ def test_sizes_that_do_not_stack_name_two_files(write_config: WriteConfig, tmp_p
     run_of(write_config(resized, data=tmp_path))
 
 
-def test_a_transform_that_raises_names_the_image_it_was_tried_on(write_config: WriteConfig, images: Path) -> None:
-    problem = refused(write_config("train_transform = lambda image: 1 / 0\n"), DataError)
-    assert problem.what == "train_transform fails on an image: ZeroDivisionError: division by zero"
-    assert Path(problem.where).is_relative_to(images / "train")
+def test_a_transform_that_raises_names_its_line_or_the_image(write_config: WriteConfig, images: Path) -> None:
+    path = write_config("def wrong(image):\n    return 1 / 0\ntrain_transform = wrong\n")
+    problem = refused(path)
+    assert problem.what == "Your code raised ZeroDivisionError: division by zero\n    return 1 / 0"
+    assert problem.where.startswith(f"{path}:")
+    lines = "train_transform = transforms.Compose([transforms.Normalize([0.5], [0.5]), transforms.ToTensor()])\n"
+    problem = refused(write_config(lines))
+    assert problem.what.startswith(f"train_transform fails on {images / 'train'}")
+    assert "img should be Tensor Image" in problem.what
+
+
+@pytest.mark.parametrize(
+    ("transform", "what", "mend"),
+    [
+        ("transforms.ToTensor", "train_transform fails on ", "add parentheses: ToTensor()"),
+        ("transforms.Compose([transforms.ToTensor])", "train_transform fails on ", "add parentheses: ToTensor()"),
+        (
+            "lambda image: transforms.ToTensor()(image).double()",
+            "The images are no tensors of torch.float32",
+            "ToDtype",
+        ),
+        (
+            "transforms.Compose([transforms.Grayscale(), transforms.ToTensor()])",
+            "The images have no three channels (3, H, W)",
+            "use Grayscale(num_output_channels=3)",
+        ),
+    ],
+)
+def test_a_transform_that_gives_something_else(write_config: WriteConfig, transform: str, what: str, mend: str) -> None:
+    problem = refused(write_config(f"train_transform = {transform}\n"))
+    assert problem.what.startswith(what)
+    assert mend in problem.mend
 
 
 def test_a_damaged_image_that_the_transform_is_tried_on_is_no_fault_of_the_transform(
@@ -202,7 +229,7 @@ def test_a_damaged_image_that_the_transform_is_tried_on_is_no_fault_of_the_trans
 @pytest.mark.parametrize(
     ("lines", "what"),
     [
-        ("model = lambda num_classes: nn.Flatten()", "The model gives (1, 192) for one image; 3 classes need (1, 3)"),
+        ("model = lambda num_classes: nn.Flatten()", "The model gives (1, 192) and not (1, 3), images × classes"),
         (
             "class Pair(nn.Flatten):\n    def forward(self, x):\n        return x, x\nmodel = Pair",
             "The model gives tuple",

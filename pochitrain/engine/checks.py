@@ -1,0 +1,139 @@
+"""Do the model and the loss fit the data? Tried once, before anything is written."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pochitrain.config.mistakes import raised_by_user
+from pochitrain.errors import ConfigError
+from pochitrain.locale import _
+from pochitrain.parts.losses import LossFn
+
+Sizes = dict[str, tuple[int, int]]
+
+# What torch raises for tensors that do not fit.
+_UNFITTING = (RuntimeError, ValueError, AssertionError, TypeError, IndexError)
+
+
+def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> Sizes:
+    """Pass one image through the model in evaluation mode, which changes nothing in it.
+
+    Returns:
+        the height and width that each convolution was given, by its name.
+
+    Raises:
+        ConfigError: the model fails on this size, or has another number of outputs than there are classes.
+    """
+    training = model.training
+    model.eval()
+    try:
+        # no_grad and not inference_mode: lazy modules make their parameters now, and these are to be trained.
+        with torch.no_grad(), warnings.catch_warnings(), _watched_convolutions(model) as sizes:
+            warnings.simplefilter("ignore")
+            outputs = model(images)
+    except _UNFITTING as error:
+        raise ConfigError(
+            _("The model fails on an image of size {size}: {reason}", size=tuple(images.shape[1:]), reason=error),
+            "model, train_transform",
+            _("give the transform the size that the model expects"),
+        ) from error
+    finally:
+        model.train(training)
+    require_logits(outputs, 1, num_classes)
+    return sizes
+
+
+def require_logits(outputs: Any, count: int, num_classes: int) -> None:
+    """Raise a ConfigError when a model's answer to `count` images is no tensor (count, num_classes)."""
+    if isinstance(outputs, Tensor) and tuple(outputs.shape) == (count, num_classes):
+        return
+    given = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    raise ConfigError(
+        _("The model gives {given} and not {wanted}, images × classes", given=given, wanted=(count, num_classes)),
+        "model",
+        _("return one tensor, while training too; the last layer has num_classes outputs"),
+    )
+
+
+@contextmanager
+def _watched_convolutions(model: nn.Module) -> Iterator[Sizes]:
+    sizes: Sizes = {}
+
+    def watch(name: str, module: nn.Module) -> Any:
+        def note(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if inputs and isinstance(inputs[0], Tensor):
+                sizes[name] = (inputs[0].shape[-2], inputs[0].shape[-1])
+
+        return module.register_forward_pre_hook(note)
+
+    handles = [watch(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    try:
+        yield sizes
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def narrow_convolution(model: nn.Module, sizes: Sizes) -> str:
+    """Return the first convolution whose input is narrower than its stride or half its kernel, "" without any.
+
+    On processors oneDNN gives these in bf16 a gradient of the weights that holds what lay in the memory before (seen
+    in torch 2.15 with oneDNN's AVX-512 kernels; every case found is within this rule, which holds for more).
+    """
+    convolutions = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    for name, size in sizes.items():
+        convolution = convolutions[name]
+        if min(size) < max(*convolution.stride, *(length // 2 for length in convolution.kernel_size)):
+            return name
+    return ""
+
+
+def check_loss(loss_fn: LossFn, num_classes: int, device: torch.device) -> None:
+    """Call the loss on two images and on the same ones twice; what the user's own raises is raised as it is.
+
+    Raises:
+        ConfigError: it fails, gives something else than one number with a gradient, or sums where it should average.
+    """
+    logits = torch.zeros(2, num_classes, device=device, requires_grad=True)
+    labels = torch.tensor([0, num_classes - 1], device=device)
+    kept = _copied_state(loss_fn)
+    try:
+        loss, doubled = loss_fn(logits, labels), loss_fn(logits.repeat(2, 1), labels.repeat(2))
+    except _UNFITTING as error:
+        if raised_by_user(error) is not None:
+            raise
+        raise ConfigError(
+            _(
+                "The loss fails on logits {shape} and labels {count}: {reason}",
+                shape=(2, num_classes),
+                count=(2,),
+                reason=error,
+            ),
+            "loss",
+            _("it is called as loss(logits, labels), with labels of type int64"),
+        ) from error
+    finally:
+        if isinstance(loss_fn, nn.Module):
+            loss_fn.load_state_dict(kept)
+    if not isinstance(loss, Tensor) or loss.ndim != 0:
+        given = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        what = _("The loss gives {given}, not one number", given=given)
+    elif not loss.requires_grad:
+        what = _("The loss has no gradient: it does not follow from the logits by operations of torch")
+    elif bool(loss.detach() != 0) and torch.isclose(doubled, 2 * loss):
+        what = _("The loss of the same images twice is twice as large: it sums over the batch")
+    else:
+        return
+    raise ConfigError(what, "loss", _("return a tensor with the mean over the batch"))
+
+
+def _copied_state(loss_fn: LossFn) -> dict[str, Any]:
+    if not isinstance(loss_fn, nn.Module):
+        return {}
+    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in loss_fn.state_dict().items()}
