@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import io
 import os
 import sys
 import traceback
@@ -17,20 +18,25 @@ import typer
 from pochitrain.durable import disk_error
 from pochitrain.errors import PochiError
 from pochitrain.locale import _
-from pochitrain.usage import usage_problem
+from pochitrain.usage import Command, Group, usage_problem
 
 DEFAULT_CONFIG = Path("configs/pochi_train_config.py")
 
 app = typer.Typer(
+    cls=Group,
     help=_("Train, judge and search image classifiers from one Python file."),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-config_app = typer.Typer(help=_("Look at settings without training."), no_args_is_help=True, rich_markup_mode=None)
+config_app = typer.Typer(
+    cls=Group, help=_("Look at settings without training."), no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(config_app, name="config")
-cache_app = typer.Typer(help=_("Look at the decoded images on the disk."), no_args_is_help=True, rich_markup_mode=None)
+cache_app = typer.Typer(
+    cls=Group, help=_("Look at the decoded images on the disk."), no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(cache_app, name="cache")
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help=_("The config file."))]
@@ -310,15 +316,24 @@ def _overrides(assignments: list[str] | None) -> dict[str, Any]:
     return dict(parse_assignment(text) for text in assignments or [])
 
 
+for group in (app, config_app, cache_app):
+    for registered in group.registered_commands:
+        registered.cls = Command
+
+
 def main() -> None:
     """Be the process of a command. Errors for the reader go to stderr with their exit code; a bug is 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal of another encoding
     code = 1
 
     def leave() -> None:
         """Let the system take the memory back at once: the interpreter needs half a second to take torch apart."""
         with suppress(OSError):  # a pipe that is gone or a full disk: the interpreter tells of it
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream in (sys.stdout, sys.stderr):
+                if stream is not None:  # closed before we began
+                    stream.flush()
             os._exit(code)
 
     atexit.register(leave)  # the first one in is called last, when all threads are over
@@ -331,7 +346,7 @@ def run(command: Callable[..., Any]) -> int:
     try:
         code = command(standalone_mode=False)
     except PochiError as error:
-        _tell(str(error))
+        print(error, file=sys.stderr)
         if "--debug" in sys.argv:
             traceback.print_exc()
         return error.exit_code
@@ -344,13 +359,13 @@ def run(command: Callable[..., Any]) -> int:
         if error.filename or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
             return _unexpected(error)
         full = disk_error(error, Path("stdout"))  # all files of ours are written by `durable`
-        _tell(str(full))
+        print(full, file=sys.stderr)
         return full.exit_code
     except typer.Abort:
         return 130
     except Exception as error:
         if hasattr(error, "format_message"):  # what the command line itself has against the arguments
-            _tell(str(usage_problem(error)))
+            print(usage_problem(error), file=sys.stderr)
             return 2
         return _unexpected(error)
     return code if isinstance(code, int) else 0  # of an Exit, and of a Ctrl+C, typer returns the code
@@ -364,18 +379,10 @@ def _unexpected(error: Exception) -> int:
     if problem is None or "--debug" in sys.argv:
         traceback.print_exc()
     if problem is None:
-        _tell(_("This is a bug in pochitrain: please report it with the lines above."))
+        print(_("This is a bug in pochitrain: please report it with the lines above."), file=sys.stderr)
         return 1
-    _tell(str(problem))
+    print(problem, file=sys.stderr)
     return problem.exit_code
-
-
-def _tell(text: str) -> None:
-    try:
-        print(text, file=sys.stderr)
-    except UnicodeEncodeError:  # a terminal of another encoding
-        encoding = sys.stderr.encoding or "ascii"
-        print(text.encode(encoding, errors="replace").decode(encoding), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -137,6 +137,9 @@ def require_writable(directory: Path, option: str = "work_dir") -> None:
         existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
         with tempfile.TemporaryFile(dir=existing) as probe:
             probe.write(b"\0" * 4096)
+    except FileNotFoundError as error:  # the folder is there, and takes no new ones: /proc
+        mend = _("choose {folder}", folder=_other_folder(option))
+        raise DiskError(_("The folder cannot be created"), str(directory), mend) from error
     except OSError as error:
         raise disk_error(error, directory, option) from error
 

@@ -62,14 +62,12 @@ def best_epoch(history: History, monitor: str) -> int | None:
 def stopped_early(history: History, settings: Stopping) -> bool:
     """Return whether the last `patience` epochs brought no improvement.
 
-    An epoch improves when it is better than the last improvement by more than 0 and by at least `min_delta`; the first
-    number is an improvement, NaN never is. Without validation data `train_loss` is watched, and a `min_delta` that was
-    meant for another column does not apply to it.
+    An epoch improves when it is better than the last improvement by more than 0 and by at least `least_change`; the
+    first number is an improvement, NaN never is. Without validation data `train_loss` is watched.
     """
     if not (settings.enabled and history):
         return False
-    name = monitored(history, settings.monitor)
-    min_delta = settings.min_delta if lower_is_better(name) == lower_is_better(settings.monitor) else 0.0
+    name, min_delta = monitored(history, settings.monitor), least_change(history, settings)
     sign = -1.0 if lower_is_better(name) else 1.0
     reference, waited = math.nan, 0
     for record in history:
@@ -80,6 +78,12 @@ def stopped_early(history: History, settings: Stopping) -> bool:
         else:
             waited += 1
     return waited >= settings.patience
+
+
+def least_change(history: History, settings: Stopping) -> float:
+    """Return `min_delta`; 0 where `train_loss` is watched and it was meant for percent."""
+    meant = lower_is_better(monitored(history, settings.monitor)) == lower_is_better(settings.monitor)
+    return settings.min_delta if meant else 0.0
 
 
 def metrics_csv(history: History) -> str:

@@ -1,10 +1,12 @@
-"""What the command line has against its arguments, in the reader's words: typer says it in English alone."""
+"""What the command line says of itself and of its arguments, in the reader's words: typer says it in English alone."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
 
 from pochitrain.errors import Problem
 from pochitrain.locale import _
@@ -23,6 +25,36 @@ _WORDS: dict[str, Callable[..., str]] = {
         "{name} is at least {least}", name=name, least=least
     ),
 }
+
+# What stands in a help page around our own words.
+_OF_HELP: dict[str, Callable[..., str]] = {
+    r"^Usage:": lambda: _("Usage:"),
+    r"^Arguments:$": lambda: _("Arguments:"),
+    r"^Options:$": lambda: _("Options:"),
+    r"^Commands:$": lambda: _("Commands:"),
+    r"Show this message and exit\.": lambda: _("Show this message and exit."),
+    r"\[default:\s+(?P<value>[^]]*)\]": lambda value: _("[default: {value}]", value=value),
+    r"\[required\]": lambda: _("[required]"),
+}
+
+
+class Command(TyperCommand):
+    def get_help(self, ctx: Any) -> str:
+        return _in_words(super().get_help(ctx))
+
+
+class Group(TyperGroup):
+    def get_help(self, ctx: Any) -> str:
+        return _in_words(super().get_help(ctx))
+
+
+def _in_words(page: str) -> str:
+    def ours(found: re.Match[str]) -> str:
+        return _OF_HELP[found.re.pattern](**found.groupdict())
+
+    for pattern in _OF_HELP:
+        page = re.sub(pattern, ours, page, flags=re.MULTILINE)
+    return page
 
 
 def usage_problem(error: Any) -> Problem:

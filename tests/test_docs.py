@@ -117,6 +117,8 @@ def test_example_runs(example: Example, workshop: Path, capfd: pytest.CaptureFix
     assert math.isfinite(metric)
     said = capfd.readouterr()
     assert "failed" not in said.out + said.err  # an observer or a plot of the example
+    assert "nothing reads it" not in said.out
+    assert "has no effect" not in said.out
 
 
 def without_comments(code: str) -> list[tuple[int, str]]:

@@ -136,6 +136,15 @@ def test_other_errors_of_the_disk_have_their_words(number: int, words: str) -> N
     assert error.exit_code == 74
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
+def test_a_folder_in_which_none_can_be_created_is_not_said_to_be_gone() -> None:
+    with pytest.raises(DiskError) as caught:
+        durable.require_writable(Path("/proc/work"), "--output")
+    assert str(caught.value) == (
+        "The folder cannot be created\n  where: /proc/work\n  mend: choose another folder (--output)"
+    )
+
+
 def test_require_writable_leaves_nothing(tmp_path: Path) -> None:
     durable.require_writable(tmp_path / "work" / "task" / "model")
     assert names(tmp_path) == []

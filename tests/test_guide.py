@@ -13,6 +13,7 @@ import pytest
 
 from pochitrain import PochiError, train
 from pochitrain.config.describe import plain_value
+from pochitrain.config.idle import idle_settings
 from pochitrain.config.schema import Config
 from tests.guide_examples import REFUSED, SHIPPED, TRAINS, load_example, train_example
 
@@ -28,6 +29,7 @@ def test_example_trains(title: str, folder: Path) -> None:
     config = load_example(TRAINS[title], folder)
     for name, value in written(TRAINS[title], config).items():
         assert_holds(plain_value(getattr(config, name)), plain_value(value))
+    assert idle_settings(config) == []
     record = train_example(config)
     assert math.isfinite(record["train_loss"])
     assert math.isfinite(record["val_accuracy"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,19 @@ def test_without_a_command_the_help_is_shown(
     assert said("", monkeypatch, capsys).startswith("Usage: pochi ")
 
 
+@pytest.mark.parametrize("line", ["", "train", "optimize", "config", "config id", "infer", "cache clear"])
+def test_no_english_is_left_in_the_japanese_help(
+    line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POCHI_LANG", "ja")
+    monkeypatch.setattr(sys, "argv", ["pochi", *line.split(), "--help"])
+    assert run(app) == 0
+    page = capsys.readouterr().out
+    assert not [
+        word for word in ("Usage", "Options:", "Commands:", "Arguments:", "Show", "[default", "[req") if word in page
+    ]
+
+
 LEAVING = """
 import atexit, sys, threading, time
 from pochitrain.cli import main
@@ -76,6 +90,21 @@ main()
 def test_a_command_leaves_after_its_threads_and_what_was_registered() -> None:
     done = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "the thread is over\nregistered within\n"), done.stderr
+
+
+def test_a_terminal_that_knows_no_japanese_gets_question_marks() -> None:
+    command = [sys.executable, "-m", "pochitrain", "config"]
+    environment = {**os.environ, "POCHI_LANG": "ja", "PYTHONIOENCODING": "ascii"}
+    for verb, code in (("schema", 0), ("di", 2)):
+        done = subprocess.run([*command, verb], capture_output=True, text=True, check=False, env=environment)
+        assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+        assert "??" in done.stdout + done.stderr
+
+
+def test_closed_streams_are_left_alone() -> None:
+    line = f"{sys.executable} -m pochitrain list --work-dir /nowhere >&-"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

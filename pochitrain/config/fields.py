@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -13,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from pochitrain.locale import _
 
 OPTIMIZERS = ("Adam", "AdamW", "SGD")
+NAME_BYTES = 255  # of a file or folder, on every common file system
 SCHEDULERS = ("StepLR", "MultiStepLR", "CosineAnnealingLR", "ExponentialLR", "LinearLR", "ReduceLROnPlateau")
 
 
@@ -35,8 +37,25 @@ def plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _text(value: Any) -> Any:
-    return str(value) if hasattr(value, "__fspath__") else value
+def _path(value: Any) -> Any:
+    return os.path.expanduser(value) if isinstance(value, str) or hasattr(value, "__fspath__") else value
+
+
+def _folder_name(value: Any) -> Any:
+    """Refuse what is no path's one part: a separator in it, only dots and spaces, more bytes than a name may have."""
+    if isinstance(value, str) and (
+        not value.strip(" .\t\n")
+        or not {"/", "\\", "\0"}.isdisjoint(value)
+        or len(value.encode(errors="replace")) > NAME_BYTES
+    ):
+        raise PydanticCustomError("no_folder_name", "folder name")
+    return value
+
+
+def _device(value: Any) -> Any:
+    """Return the name that torch gives a device: `torch.device("cpu")` and "CPU" are "cpu"."""
+    of_torch = hasattr(value, "type") and hasattr(value, "index")
+    return str(value).lower() if isinstance(value, str) or of_torch else value
 
 
 def _callable(value: Any) -> Any:
@@ -82,9 +101,9 @@ def _words(kind: str, names: tuple[str, ...] = ()) -> WithJsonSchema:
     return WithJsonSchema({"description": kind, **({"examples": list(names)} if names else {})})
 
 
-PathText = Annotated[str, BeforeValidator(_text)]
-# No path, and neither "." nor "..".
-FolderName = Annotated[str, Field(pattern=r"^[^/\\\x00]*[^./\\\x00][^/\\\x00]*$")]
+PathText = Annotated[str, BeforeValidator(_path), Field(min_length=1)]
+FolderName = Annotated[str, BeforeValidator(_folder_name)]
+Device = Annotated[str, BeforeValidator(_device)]
 Pattern = Annotated[str, BeforeValidator(_pattern)]
 Transform = Annotated[Any, BeforeValidator(_callable), _words("transform")]
 Part = Annotated[Any, BeforeValidator(_callable_or_name), _words("part")]
@@ -107,5 +126,10 @@ Float = Annotated[float, Scalar]
 
 class Settings(BaseModel):
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        arbitrary_types_allowed=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
     )

@@ -1,7 +1,8 @@
-"""Settings that were given and cannot take effect: what they belong to is switched off, or nobody asks for them."""
+"""What was given and cannot take effect: it belongs to what is switched off, nobody asks for it, it is no setting."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -11,6 +12,8 @@ from pochitrain.config.identity import PARTS
 from pochitrain.config.inject import name_of, named_values
 from pochitrain.config.mistakes import Where
 from pochitrain.config.schema import Config
+from pochitrain.config.source import source_text
+from pochitrain.config.words import walk_settings
 from pochitrain.locale import _
 
 # Settings, and the switch without which they have no say.
@@ -24,6 +27,23 @@ _NEEDS = {
 }
 # Settings, and what takes their place.
 _REPLACED = {"model_name": "model", "pretrained": "model"}
+# What settings are called elsewhere.
+_MEANT = {
+    **dict.fromkeys(("lr", "base_lr", "initial_lr"), "learning_rate"),
+    **dict.fromkeys(("num_epochs", "n_epochs", "max_epochs", "total_epochs"), "epochs"),
+    **dict.fromkeys(("bs", "train_batch_size"), "batch_size"),
+    **dict.fromkeys(("workers", "n_workers"), "num_workers"),
+    **dict.fromkeys(("train_dir", "train_root", "train_path", "data_dir", "data_root", "data_path"), "train_data_root"),
+    **dict.fromkeys(("val_dir", "val_root", "val_path", "valid_dir", "test_dir"), "val_data_root"),
+    **dict.fromkeys(("random_seed", "random_state", "manual_seed"), "seed"),
+    **dict.fromkeys(("amp", "use_amp", "fp16", "bf16", "mixed_precision"), "precision"),
+    **dict.fromkeys(("arch", "backbone", "architecture"), "model_name"),
+    **dict.fromkeys(("net", "network"), "model"),
+    **dict.fromkeys(("criterion", "loss_fn"), "loss"),
+    **dict.fromkeys(("output_dir", "save_dir", "log_dir"), "work_dir"),
+    **{name: f'optimizer_params["{name}"]' for name in ("weight_decay", "momentum", "nesterov", "betas")},
+    **{name: f'scheduler_params["{name}"]' for name in ("gamma", "step_size", "milestones", "T_max", "eta_min")},
+}
 
 
 def idle_settings(config: Config) -> list[str]:
@@ -33,7 +53,7 @@ def idle_settings(config: Config) -> list[str]:
     touched, and settings that were given nearer to the reader than the switch: beside the file, or in a file that
     imports the one in which it is off.
     """
-    where = Where(None, config.origin.text, config.origin.overrides)
+    where = Where(config.origin.path, config.origin.text, config.origin.overrides)
     lines = []
     for setting, switch in {**_NEEDS, **_REPLACED}.items():
         value = _value(config, switch)
@@ -42,7 +62,22 @@ def idle_settings(config: Config) -> list[str]:
         for name in _given(config, setting):
             if not _written(config, switch) or where.nearness(name) > where.nearness(switch):
                 lines.append(_off(name, switch, value))
-    return [*lines, *_of_the_split(config), *_of_own_parts(config)]
+    return [*lines, *_of_the_split(config), *_of_own_parts(config), *_of_tracing(config), *_no_settings(config, where)]
+
+
+def _no_settings(config: Config, where: Where) -> Iterator[str]:
+    """Yield the plain values of the file that are no settings and that nothing reads."""
+    meant = {name.rpartition(".")[2]: name for name, _info in walk_settings() if "." in name}
+    meant = {member: f'{name.rpartition(".")[0]}["{member}"]' for member, name in meant.items()} | _MEANT
+    for name, value in config.origin.helpers.items():
+        plain = isinstance(value, bool | int | float | str | list | tuple | dict) or name in meant
+        if not plain or name not in where.own or name in where.read or _asked_for(config, name):
+            continue
+        if name in meant:
+            near = meant[name]
+            yield _("{name} is no setting, and nothing reads it: did you mean {near}?", name=name, near=near)
+        else:
+            yield _("{name} is no setting, and nothing reads it", name=name)
 
 
 def _of_the_split(config: Config) -> Iterator[str]:
@@ -66,6 +101,24 @@ def _of_own_parts(config: Config) -> Iterator[str]:
             yield from (_unnamed(f"{setting}.{name}", part) for name in given if name not in taken)
     if config.train_epoch is not None and _given(config, "checkpoint_every_minutes"):
         yield _off("checkpoint_every_minutes", "train_epoch", config.train_epoch)
+
+
+def _of_tracing(config: Config) -> Iterator[str]:
+    """Yield why the gradients that are to be traced are not."""
+    if not config.enable_gradient_tracking:
+        return
+    if config.train_epoch is not None and not _traces(config.train_epoch):
+        yield _off("enable_gradient_tracking", "train_epoch", config.train_epoch)
+    elif any(re.search(pattern, "\0") for pattern in config.gradient_tracking_config.exclude_patterns):
+        # What matches this matches any name.
+        yield _("enable_gradient_tracking has no effect: exclude_patterns leaves every parameter out")
+
+
+def _traces(train_epoch: Any) -> bool:
+    """Tell whether an epoch of the user's may see to the gradients itself, or calls the one that does."""
+    code = getattr(train_epoch, "__code__", None)
+    text = source_text(code.co_filename, train_epoch.__globals__) if code else "gradients"
+    return re.search(r"\bgradients\b|pochitrain\.engine", text) is not None
 
 
 def _takes_weights(loss: Any) -> bool:
@@ -109,6 +162,13 @@ def _written(config: Config, name: str) -> list[str]:
 def _asked_for(config: Config, name: str) -> bool:
     """Tell whether a part of the user's asks for the setting by name."""
     top = name.partition(".")[0]
-    parts = [getattr(config, part) for part in (*PARTS, "adapter")]
+    parts = [part for setting in (*PARTS, "adapter") if _is_asked(part := getattr(config, setting), setting)]
     parts += config.plots if config.enable_metrics_export else []
-    return any(callable(part) and named_values(part, {top: None}) for part in parts)
+    return any(named_values(part, {top: None}) for part in parts)
+
+
+def _is_asked(part: Any, setting: str) -> bool:
+    """Tell whether a part is called with what it names: not an object with weights, nor one of torch's classes."""
+    if isinstance(part, type):
+        return setting not in ("optimizer", "scheduler")
+    return callable(part) and not hasattr(part, "state_dict")

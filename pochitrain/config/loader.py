@@ -10,6 +10,7 @@ import itertools
 import json
 import linecache
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,12 +27,13 @@ from pochitrain.config.mistakes import (
     execution_problem,
     misspelled,
     near_name,
+    shown,
     syntax_problem,
     value_problems,
 )
 from pochitrain.config.schema import Config, Origin
-from pochitrain.config.source import is_user_code
-from pochitrain.config.words import full_name, inner_model
+from pochitrain.config.source import is_user_code, is_user_namespace
+from pochitrain.config.words import accepted, full_name, inner_model, takes_text, walk_settings
 from pochitrain.errors import ConfigError, Problem
 from pochitrain.locale import _
 
@@ -65,7 +67,10 @@ def load_config(
         InvalidConfig: with every mistake in the file.
         ConfigError: the file is missing, or it does not run.
     """
-    path = Path(path)
+    if overrides is not None and not isinstance(overrides, Mapping):
+        what = _("What is put over the file is no dict, but {kind}", kind=type(overrides).__name__)
+        raise ConfigError(what, "load_config", 'load_config("my_config.py", {"epochs": 3})')
+    path = Path(path).absolute()  # the file may change the working directory
     text = _read(path) if text is None else text
     module = _execute(path, text)
     namespace = dict(vars(module))
@@ -96,8 +101,10 @@ def build_config(
     at = Path(namespace["__file__"]) if "__file__" in namespace else path
     settings = _resolve_registry(settings, (at.parent if at else Path("configs")) / "registry.json", where, problems)
     added = _ask_adapter(settings, helpers)
+    more = {name: value for name, value in added.items() if name not in Config.model_fields}
+    problems += misspelled(more, where, "adapter")
     settings = {**{name: value for name, value in added.items() if name in Config.model_fields}, **settings}
-    helpers = {**{name: value for name, value in added.items() if name not in Config.model_fields}, **helpers}
+    helpers = {**more, **helpers}
     try:
         config, wrong = Config.model_validate(settings), frozenset[str]()
     except ValidationError as error:
@@ -133,26 +140,30 @@ def raw(value: Any) -> Any:
 def parse_assignment(text: str) -> tuple[str, Any]:
     """Parse `key=value` of the command line; the value is a Python literal, a bare word is a text.
 
+    Where a setting takes a text, the value is one as it stands: a path, a number, a sentence.
+
     Raises:
         ConfigError: there is no `=`, or the value is no literal.
     """
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not key:
         raise ConfigError(_("--set needs key=value, not {text}", text=repr(text)), "--set", "--set learning_rate=0.01")
+    if not value:
+        mend = _("an empty text is written with quotes: --set {example}", example=f"\"{key}=''\"")
+        raise ConfigError(_("{key} has no value", key=key), "--set", mend)
+    info = dict(walk_settings()).get(key)
+    as_text = info is not None and takes_text(info)
     try:
-        return key.strip(), ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError):
-        if value.replace("_", "").replace("-", "").replace(".", "").replace("/", "").isalnum():
-            return key.strip(), value.strip()
-        if not value.strip():
-            what, example = _("{key} has no value", key=key.strip()), f"\"{key.strip()}=''\""
-            mend = _("an empty text is written with quotes: --set {example}", example=example)
-            raise ConfigError(what, "--set", mend) from None
-        raise ConfigError(
-            _("the value of {key} is no Python literal: {value}", key=key, value=value),
-            "--set",
-            _("write numbers, True, None, lists, or quoted text: --set {example}", example="\"scheduler='StepLR'\""),
-        ) from None
+        literal = ast.literal_eval(value)
+    except (ValueError, SyntaxError, TypeError):
+        if as_text or value.replace("_", "").replace("-", "").replace(".", "").replace("/", "").isalnum():
+            return key, value
+        example = re.findall(r"[^\[\],\s]+", value) if value.startswith("[") else value
+        quoted = _("write numbers, True, None, lists, or quoted text: --set {example}", example=f'"{key}={example!r}"')
+        mend = quoted if info is None or value.startswith("[") else _("it takes {accepted}", accepted=accepted(info))
+        what = _("the value of {key} is no Python literal: {value}", key=key, value=value)
+        raise ConfigError(what, "--set", mend) from None
+    return key, value if as_text and not isinstance(literal, str | list | None) else literal
 
 
 def _placeholder(image: Any) -> Any:
@@ -165,11 +176,11 @@ def _read(path: Path) -> str:
     except FileNotFoundError:
         near = sorted(str(p) for p in Path().glob("configs/*.py"))
         mend = _("existing files: {files}", files=", ".join(near)) if near else _("give the path of a config file")
-        raise ConfigError(_("There is no config file {path}", path=path), str(path), mend) from None
+        raise ConfigError(_("There is no config file {path}", path=shown(path)), shown(path), mend) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             _("The config file cannot be read: {reason}", reason=error),
-            str(path),
+            shown(path),
             _("a config is a Python file in UTF-8"),
         ) from None
 
@@ -185,7 +196,19 @@ class _TextLoader(importlib.machinery.SourceFileLoader):
         return compile(self.text, self.path, "exec", dont_inherit=True)
 
 
+def _refuse_name_of_library(path: Path, folder: str) -> None:
+    """Refuse a file that `import` would find in the place of a library, because its folder comes first."""
+    elsewhere = [entry for entry in sys.path if os.path.realpath(entry) != folder]
+    found = importlib.machinery.PathFinder.find_spec(path.stem, elsewhere)
+    # `test` is where Python keeps its own tests: nobody imports it.
+    if found and found.origin and path.stem != "test" and not is_user_namespace({"__file__": found.origin}):
+        what = _("This file has the name of a library: {name}", name=path.stem)
+        raise ConfigError(what, shown(path), _("rename it, for example to {name}", name=f"my_{path.name}"))
+
+
 def _execute(path: Path, text: str) -> ModuleType:
+    folder = str(path.parent.resolve())
+    _refuse_name_of_library(path, folder)
     name = f"pochi_config_{next(_numbers)}"
     spec = importlib.util.spec_from_loader(name, _TextLoader(name, path, text), origin=str(path))
     assert spec is not None
@@ -195,7 +218,6 @@ def _execute(path: Path, text: str) -> ModuleType:
     # Tracebacks and inspect show the text that runs, also after the file has changed.
     linecache.cache[str(path)] = (len(text), None, text.splitlines(keepends=True), str(path))
     _forget_modules_of_last_load()
-    folder = str(path.parent.resolve())
     if folder not in sys.path:
         sys.path.insert(0, folder)
     process = os.getpid()
@@ -237,20 +259,19 @@ def _is_future_import(value: Any) -> bool:
 def _apply(settings: dict[str, Any], overrides: Mapping[str, Any]) -> list[Problem]:
     """Put dotted overrides over raw settings, in place; return what is wrong with their keys."""
     problems = []
+    known = dict(walk_settings())
+    open_dicts = [name for name, info in known.items() if not inner_model(info) and "dict" in str(info.annotation)]
     for key, value in overrides.items():
-        name, *inner = full_name(key).split(".")
-        if name not in Config.model_fields or (inner and not _takes_members(name)):
-            near = near_name(key, Config.model_fields)
+        full = full_name(key)
+        if full not in known and not full.startswith(tuple(f"{name}." for name in open_dicts)):
+            near = near_name(key, known)
             mend = _("did you mean {near}?", near=near) if near else _("pochi config schema lists all settings")
-            problems.append(Problem(_("{key} is no setting", key=key), key, mend))
+            place = _("{name}, given beside the file", name=key)
+            problems.append(Problem(_("{key} is no setting", key=key), place, mend))
             continue
+        name, *inner = full.split(".")
         settings[name] = _with_member(settings.get(name), inner, value)
     return problems
-
-
-def _takes_members(name: str) -> bool:
-    info = Config.model_fields[name]
-    return inner_model(info) is not None or "dict" in str(info.annotation)
 
 
 def _with_member(old: Any, keys: list[str], value: Any) -> Any:
@@ -337,7 +358,7 @@ def _ask_adapter(settings: dict[str, Any], helpers: Mapping[str, Any]) -> dict[s
     if not callable(adapter):
         return {}
     added = call_part("adapter", adapter, {**signature_defaults(settings.get("dataset")), **helpers, **settings})
-    if not isinstance(added, dict):
+    if not isinstance(added, dict) or not all(isinstance(name, str) for name in added):
         raise ConfigError(
             _("The adapter returned {kind}", kind=type(added).__name__),
             "adapter",

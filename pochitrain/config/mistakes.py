@@ -8,20 +8,23 @@ import difflib
 import linecache
 import os
 import re
+import symtable
 import sys
 import traceback
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic.fields import FieldInfo
 
-from pochitrain.config.fields import Settings
+from pochitrain.config.fields import NAME_BYTES, Settings
 from pochitrain.config.inject import tells_splits
 from pochitrain.config.schema import Config
 from pochitrain.config.search import search_problems
 from pochitrain.config.source import is_user_code
-from pochitrain.config.words import accepted, full_name, inner_model
+from pochitrain.config.words import accepted, full_name, inner_model, item_name, takes_code
 from pochitrain.errors import ConfigError, Problem
 from pochitrain.locale import _
 
@@ -51,6 +54,9 @@ def cross_problems(config: Config) -> list[Problem]:
         and len(config.class_weights) != config.num_classes
     ):
         problems.append(class_weights_problem(len(config.class_weights), config.num_classes))
+    if isinstance(config.class_weights, list) and not any(config.class_weights):
+        mend = _("give the classes that count a weight above 0")
+        problems.append(Problem(_("class_weights holds no weight above 0"), "class_weights", mend))
     problems += _switch_problems(config)
     return problems + search_problems(config.optuna)
 
@@ -80,12 +86,13 @@ def class_weights_problem(given: int, classes: int) -> Problem:
 
 
 class Where:
-    """Finds the line of a setting in the text of the file."""
+    """Finds the line of a setting in the text of the file, and what code reads."""
 
     def __init__(self, path: Path | None, text: str, overrides: Collection[str] = ()) -> None:
-        self.path = path
+        self.path, self.text = path, text
         self.overrides = [full_name(key) for key in overrides]
         self.lines: dict[str, int] = {}
+        self.own: set[str] = set()  # the names that the file defines, not those that it imports
         with contextlib.suppress(SyntaxError):
             for node in ast.parse(text).body:
                 self._note(node)
@@ -93,12 +100,15 @@ class Where:
     def _note(self, node: ast.stmt) -> None:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             self.lines[node.name] = node.lineno
+            self.own.add(node.name)
         elif isinstance(node, ast.Import | ast.ImportFrom):
             self.lines |= {alias.asname or alias.name: node.lineno for alias in node.names}
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         for target in targets:
             if isinstance(target, ast.Name):
                 self.lines[target.id] = node.lineno
+                if isinstance(node, ast.Assign | ast.AnnAssign):
+                    self.own.add(target.id)
                 value = getattr(node, "value", None)
                 if isinstance(value, ast.Dict):
                     self._note_keys(target.id, value)
@@ -116,14 +126,31 @@ class Where:
                 if isinstance(value, ast.Dict):
                     self._note_keys(f"{prefix}.{key.value!s}", value)
 
+    @cached_property
+    def read(self) -> set[str]:
+        """The names that code looks up or asks for: in the file, and in those beside it that import from it."""
+        return _names_read(self.text).union(*map(_names_read, self._importers()))
+
+    def _importers(self) -> Iterator[str]:
+        """Yield the texts of the files beside the file that import from it."""
+        own = self.path
+        for path in own.parent.glob("*.py") if own else ():
+            text = ""
+            with contextlib.suppress(OSError):
+                text = path.read_text(encoding="utf-8", errors="replace")
+            if own and path != own and re.search(rf"^\s*(from|import) +{re.escape(own.stem)}\b", text, re.MULTILINE):
+                yield text
+
     def of(self, name: str) -> str:
         """Return "file:line, name", with the line of the innermost part of a dotted name that the file shows."""
         if any(name == key or name.startswith(f"{key}.") for key in self.overrides):
             return _("{name}, given beside the file", name=name)
+        line = self._line(name)
+        if line is None and (key := next((key for key in self.overrides if key.startswith(f"{name}.")), None)):
+            return _("{name}, given beside the file", name=key)
         if self.path is None:
             return name
-        line = self._line(name)
-        return f"{self.path}:{line}, {name}" if line else f"{self.path}, {name}"
+        return f"{shown(self.path)}:{line}, {name}" if line else f"{shown(self.path)}, {name}"
 
     def _line(self, name: str) -> int | None:
         parts = name.split(".")
@@ -140,19 +167,57 @@ class Where:
         return Problem(problem.what, self.of(problem.where), problem.mend)
 
 
-def misspelled(helpers: Mapping[str, Any], where: Where) -> list[Problem]:
+def _names_read(text: str) -> set[str]:
+    """Return the names that code looks up in its module, and those of its parameters, by which parts ask for values.
+
+    All words of the text are read where names may be put together.
+    """
+    found, tables = set[str](), []
+    with contextlib.suppress(SyntaxError, ValueError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tables.append(symtable.symtable(text, "", "exec"))
+    for table in tables:  # grows while it is walked
+        tables += table.get_children()
+        for symbol in table.get_symbols():
+            looked_up = symbol.is_referenced() and (symbol.is_global() or table is tables[0])
+            if looked_up or symbol.is_parameter():
+                found.add(symbol.get_name())
+    return found if found.isdisjoint(("globals", "locals", "vars", "eval", "exec")) else set(re.findall(r"\w+", text))
+
+
+def misspelled(helpers: Mapping[str, Any], where: Where, place: str | None = None) -> list[Problem]:
+    """Return the names that are nearly settings.
+
+    Functions and objects often have such names; they count when they come from the file itself, the setting takes one,
+    and nothing reads the name.
+
+    Args:
+        place: the setting that the names come from.
+    """
     problems = []
     for name, value in helpers.items():
         near = near_name(name, Config.model_fields)
-        if near and not callable(value):
+        if near and (not callable(value) or _is_meant(name, near, where)):
             problems.append(
                 Problem(
                     _("Unknown setting {name}: did you mean {near}?", name=name, near=near),
-                    where.of(name),
+                    where.of(place or name),
                     _("write {near}, or begin the name of a helper value with _", near=near),
                 )
             )
     return problems
+
+
+def _is_meant(name: str, near: str, where: Where) -> bool:
+    info = Config.model_fields[near]
+    by_case = name.lower() == near  # `class Model`
+    return takes_code(info.annotation, info.metadata) and name in where.own and not by_case and name not in where.read
+
+
+def shown(path: str | Path) -> str:
+    """Return a path as its reader would write it: relative when it lies below the working directory."""
+    there = os.path.relpath(path)
+    return str(path) if there.startswith(os.pardir) else there
 
 
 def near_name(name: str, names: Iterable[str]) -> str | None:
@@ -172,12 +237,12 @@ def value_problems(lines: Sequence[Any], where: Where) -> list[Problem]:
 
 
 def _as_name(line: Any) -> bool:
-    return str(line["loc"][-1]).startswith("literal[")
+    return str(line["loc"][-1]).startswith(("literal[", "str"))
 
 
 def _value_problem(line: Any, where: Where) -> Problem:
     kind, value = line["type"], line["input"]
-    name, info, model = _named(line["loc"])
+    name, info, model, rest = _named(line["loc"])
     if name.endswith("_transform") and (kind == "missing" or value is None):
         what, mend = _("{name} is required", name=name), _("set it to transforms.Compose([..., transforms.ToTensor()])")
     elif kind == "extra_forbidden":
@@ -193,25 +258,27 @@ def _value_problem(line: Any, where: Where) -> Problem:
         mend = _("correct the expression {text}", text=repr(value))
     else:
         assert info is not None
-        one_folder = kind == "string_pattern_mismatch"
-        takes = _("the name of one folder, without / and \\") if one_folder else accepted(info)
-        what, mend = (
-            _("{name} cannot be {value}", name=name, value=_short(value)),
-            _("it takes {accepted}", accepted=takes),
-        )
+        takes = accepted(info, rest)
+        if kind == "no_folder_name":
+            takes = _("the name of one folder, without / and \\, of at most {count} bytes", count=NAME_BYTES)
+        elif kind == "too_short" and value == "" and name != "group_by":
+            takes = _("a path")
+        elif kind == "finite_number":
+            takes = _("a finite number")
+        item, mend = item_name(name, info, rest), _("it takes {accepted}", accepted=takes)
+        what = _("{name} cannot be {value}", name=item, value=_short(value))
+        if item != name and isinstance(rest[-1], str) and rest[-1] != "[key]":
+            name += f".{rest[-1]}"  # the line of the key in the dict
     return Problem(what, where.of(name), mend)
 
 
-def _named(location: Sequence[int | str]) -> tuple[str, FieldInfo | None, type[Settings]]:
-    """Return (dotted name, field, model that holds it) of the innermost setting in the location of a pydantic error."""
+def _named(location: Sequence[int | str]) -> tuple[str, FieldInfo | None, type[Settings], Sequence[int | str]]:
+    """Return (dotted name, field, model that holds it, rest) of the innermost setting in the location of an error."""
     name, model = str(location[0]), cast(type[Settings], Config)
-    info = model.model_fields.get(name)
-    for part in map(str, location[1:]):
-        inner = inner_model(info) if info is not None else None
-        if inner is None:
-            break
-        name, model, info = f"{name}.{part}", inner, inner.model_fields.get(part)
-    return name, info, model
+    info, rest = model.model_fields.get(name), location[1:]
+    while rest and info is not None and (inner := inner_model(info)):
+        name, model, info, rest = f"{name}.{rest[0]}", inner, inner.model_fields.get(str(rest[0])), rest[1:]
+    return name, info, model, rest
 
 
 def _short(value: Any) -> str:
@@ -234,11 +301,11 @@ def located(error: ConfigError, config: Config) -> ConfigError:
 
 
 def syntax_problem(error: SyntaxError, path: Path) -> ConfigError:
-    line = (error.text or "").rstrip("\n")
     caret = " " * max((error.offset or 1) - 1, 0) + "^"
+    line = "\n    {}\n    {}".format(error.text.rstrip("\n"), caret) if error.text else ""
     return ConfigError(
-        _("The config file is not valid Python: {reason}", reason=error.msg) + f"\n    {line}\n    {caret}",
-        f"{error.filename or path}:{error.lineno}",
+        _("The config file is not valid Python: {reason}", reason=error.msg) + line,
+        shown(error.filename or path) + (f":{error.lineno}" if error.lineno else ""),
         _("correct the line"),
     )
 
@@ -252,7 +319,11 @@ def execution_problem(error: BaseException, path: Path) -> ConfigError:
         what = _("The config file ended the program: sys.exit({code})", code=repr(error.code))
     else:
         what = _("The config file raised {kind}: {reason}", kind=type(error).__name__, reason=error)
-    return ConfigError(what + f"\n    {frame.line}", f"{frame.filename}:{frame.lineno}", _("correct the line"))
+    mend = _("correct the line")
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        name = error.name.partition(".")[0]
+        mend = _("install the package, e.g. uv add {name}, or put {name}.py beside the config", name=name)
+    return ConfigError(what + f"\n    {frame.line}", f"{shown(frame.filename)}:{frame.lineno}", mend)
 
 
 def raised_by_user(error: BaseException) -> ConfigError | None:
@@ -271,7 +342,7 @@ def raised_by_user(error: BaseException) -> ConfigError | None:
     return ConfigError(
         _("Your code raised {kind}: {reason}", kind=type(error).__name__, reason=error)
         + f"\n    {linecache.getline(file, line).strip()}",
-        f"{file}:{line}, {frame.f_code.co_name}",
+        f"{shown(file)}:{line}, {frame.f_code.co_name}",
         _("correct it; --debug shows the traceback"),
     )
 

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from annotated_types import Unit
 from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from pochitrain.config.fields import (
+    Device,
     Float,
     FolderName,
     Function,
@@ -102,22 +104,23 @@ class GradientTracking(Settings):
     )
 
 
+# matplotlib draws whatever it is asked for, until the memory is full.
+Points = Annotated[float, Field(gt=0, le=144), Unit("points"), BeforeValidator(plain)]
+Inches = Annotated[float, Field(gt=0, le=60), Unit("inches")]
+
+
 class ConfusionMatrix(Settings):
     title: str = setting("Confusion Matrix", en="Title.", ja="グラフタイトル.", identity=False)
     xlabel: str = setting("Predicted Label", en="Label of the x axis.", ja="x 軸ラベル.", identity=False)
     ylabel: str = setting("True Label", en="Label of the y axis.", ja="y 軸ラベル.", identity=False)
-    fontsize: Float = setting(
-        14, en="Font size of the numbers in the cells.", ja="セル内数値のフォントサイズ.", identity=False, gt=0
+    fontsize: Points = setting(
+        14, en="Font size of the numbers in the cells.", ja="セル内数値のフォントサイズ.", identity=False
     )
-    title_fontsize: Float = setting(
-        16, en="Font size of the title.", ja="タイトルのフォントサイズ.", identity=False, gt=0
+    title_fontsize: Points = setting(16, en="Font size of the title.", ja="タイトルのフォントサイズ.", identity=False)
+    label_fontsize: Points = setting(
+        12, en="Font size of the axis labels.", ja="軸ラベルのフォントサイズ.", identity=False
     )
-    label_fontsize: Float = setting(
-        12, en="Font size of the axis labels.", ja="軸ラベルのフォントサイズ.", identity=False, gt=0
-    )
-    figsize: Annotated[
-        list[Annotated[float, Field(gt=0)]], BeforeValidator(plain), Field(min_length=2, max_length=2)
-    ] = setting(
+    figsize: Annotated[list[Inches], BeforeValidator(plain), Field(min_length=2, max_length=2)] = setting(
         [8, 6], en="Width and height of the figure in inches.", ja="図のサイズ (幅, 高さ. インチ).", identity=False
     )
     cmap: str = setting("Blues", en="Name of a matplotlib colour map.", ja="matplotlib カラーマップ名.", identity=False)
@@ -152,6 +155,7 @@ class Config(Settings):
         en="Regular expression on the path: images in which it finds the same text stay on one side of the split.",
         ja="パスへの正規表現. 同じ文字列が見つかった画像は訓練と検証に分かれない.",
         identity=False,
+        min_length=1,
     )
     train_transform: Transform = setting(
         en="Transform of a training image: PIL image → float tensor (3, H, W).",
@@ -168,6 +172,7 @@ class Config(Settings):
         ja="データローダーのワーカー数. 0 は訓練プロセスのスレッド, None はマシンとキャッシュに合わせて自動.",
         identity=False,
         ge=0,
+        le=1024,
     )
     cache: Literal["auto", "memory", "disk", "off"] = setting(
         "auto",
@@ -289,7 +294,7 @@ class Config(Settings):
     seed: Int = setting(42, en="Seed of everything random.", ja="乱数シード.", ge=0, lt=2**63)
 
     # machine
-    device: str | None = setting(
+    device: Device | None = setting(
         None,
         en='"cpu", "cuda", "cuda:1", "mps"; None: the best one there is.',
         ja="デバイス (None で自動選択).",

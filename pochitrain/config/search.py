@@ -25,30 +25,31 @@ CONFIRM_SEEDS = 3  # what `confirm_seeds = True` means: the least that shows a s
 FIELDS = {"float": ("low", "high", "log", "step"), "int": ("low", "high", "log", "step"), "categorical": ("choices",)}
 GRID_POINTS = 5  # of a range without step; a grid of more is rarely finished
 LABEL_LENGTH = 40
+LARGEST_INT = 2**53  # samplers compute with floats, which tell integers apart up to here
 _LESS_IS_BETTER = ("seconds", "latency_ms")
 
 
 class Optuna(Settings):
     study_name: str = setting("pochitrain_optimization", en="Name of the study.", ja="Study 名.", identity=False)
-    direction: Direction | Annotated[list[Direction], BeforeValidator(plain), Field(min_length=2)] = setting(
+    direction: Direction | Annotated[list[Direction], BeforeValidator(plain), Field(min_length=1)] = setting(
         "maximize",
         en="maximize: best accuracy; minimize: lowest loss; a list: one for each metric.",
         ja="最適化方向 (maximize: 精度最大化, minimize: 損失最小化, リスト: metric ごとの方向).",
         identity=False,
     )
-    metric: str | Annotated[list[str], BeforeValidator(plain), Field(min_length=2)] | None = setting(
+    metric: str | Annotated[list[str], BeforeValidator(plain), Field(min_length=1)] | None = setting(
         None,
         en="Column that is searched for its best epoch; None: val_accuracy or val_loss; a list for several objectives.",
         ja="最良エポックの値を最適化する列. None は val_accuracy または val_loss. リストで多目的最適化.",
         identity=False,
     )
-    n_trials: Int = setting(20, en="Number of trials in total.", ja="試行回数の合計.", identity=False, ge=1)
+    n_trials: Int = setting(20, en="Number of trials in total.", ja="トライアル数の合計.", identity=False, ge=1)
     n_jobs: Int = setting(1, en="Worker processes.", ja="並列ジョブ数.", identity=False, ge=1)
     optuna_epochs: Int = setting(10, en="Epochs of a trial.", ja="最適化時のエポック数.", identity=False, ge=1)
     timeout_minutes: Float | None = setting(
         None,
         en="No trial begins after so many minutes.",
-        ja="この時間 (分) を過ぎると新しい試行を始めない.",
+        ja="この時間 (分) を過ぎると新しいトライアルを始めない.",
         identity=False,
         gt=0,
     )
@@ -67,12 +68,12 @@ class Optuna(Settings):
     heartbeat_seconds: Int = setting(
         30,
         en="A trial elsewhere that was silent for twice as long counts as killed and is run again.",
-        ja="他のプロセスの試行がこの 2 倍の秒数応答しなければ停止と見なし, やり直す.",
+        ja="他のプロセスのトライアルがこの 2 倍の秒数応答しなければ停止と見なし, やり直す.",
         identity=False,
         ge=1,
     )
     keep_weights: Int = setting(
-        3, en="So many of the best trials keep their weights.", ja="重みを残す上位試行の数.", identity=False, ge=0
+        3, en="So many of the best trials keep their weights.", ja="重みを残す上位トライアルの数.", identity=False, ge=0
     )
     confirm_seeds: bool | Annotated[int, BeforeValidator(plain), Field(ge=0)] = setting(
         False,
@@ -133,6 +134,11 @@ class Dimension:
         except (TypeError, ValueError):
             return suggested
         return value
+
+    def in_words(self, suggested: Scalar) -> str:
+        """Return a value as one writes it in the file; an object is its label."""
+        shown = self.shown(suggested)
+        return str(shown) if isinstance(shown, str) and not isinstance(self.value(suggested), str) else repr(shown)
 
     def index(self, label: Scalar) -> int:
         return next(n for n, own in enumerate(self.labels) if type(own) is type(label) and own == label)
@@ -205,8 +211,12 @@ def _text(choice: Any) -> str:
 
 def search_problems(optuna: Optuna) -> list[Problem]:
     """Return every mistake in `optuna` that its own text shows."""
-    problems = _objective_problems(optuna)
+    problems = _objective_problems(optuna) + _storage_problems(optuna.storage)
     for name, spec in optuna.search_space.items():
+        if not name.strip():
+            mend = _("write the name of a setting: {example}", example='"learning_rate"')
+            problems.append(Problem(_("A key of the search space is empty"), "optuna.search_space", mend))
+            continue
         problems += _spec_problems(f"optuna.search_space.{name}", spec)
     return problems
 
@@ -235,6 +245,14 @@ def _objective_problems(optuna: Optuna) -> list[Problem]:
     return problems
 
 
+def _storage_problems(url: str | None) -> list[Problem]:
+    scheme, _colon, place = (url or "").partition("://")
+    if not scheme.startswith("sqlite") or place.partition("?")[0].lstrip("/") not in ("", ":memory:"):
+        return []
+    what = _("{url} lives in memory: it ends with the process", url=url)
+    return [Problem(what, "optuna.storage", _("name a file: {example}", example='"sqlite:///optuna_study.db"'))]
+
+
 def _spec_problems(where: str, spec: Mapping[str, Any]) -> list[Problem]:
     kind, types = spec.get("type"), ", ".join(map(repr, FIELDS))
     if kind not in list(FIELDS):
@@ -255,7 +273,8 @@ def _spec_problems(where: str, spec: Mapping[str, Any]) -> list[Problem]:
 
 
 def _near(name: str, names: Iterable[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(name, names, n=1)), None)
+    swapped = [own for own in names if sorted(own) == sorted(name)]  # "lgo" is as near to low as to log
+    return next(iter(swapped or difflib.get_close_matches(name, names, n=1)), None)
 
 
 def _choice_problems(where: str, spec: Mapping[str, Any]) -> list[Problem]:
@@ -291,6 +310,9 @@ def _range_problems(where: str, spec: Mapping[str, Any]) -> list[Problem]:
             mend = _("write an integer") if spec["type"] == "int" else _("write a finite number")
             what = _("{name} cannot be {value}", name=key, value=repr(number))
             problems.append(Problem(what, f"{where}.{key}", mend))
+        elif abs(number) > LARGEST_INT and spec["type"] == "int":
+            what = _("{name} cannot be {value}", name=key, value=number)
+            problems.append(Problem(what, f"{where}.{key}", _("write an integer up to 2**53")))
     if not isinstance(plain(spec.get("log", False)), bool):
         value = repr(spec["log"])
         problems.append(Problem(_("log cannot be {value}", value=value), f"{where}.log", _("write True or False")))

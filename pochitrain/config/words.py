@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, get_args, get_origin
 
+from annotated_types import Unit
 from pydantic import WithJsonSchema
 from pydantic.fields import FieldInfo
 
@@ -41,15 +42,51 @@ def documentation(info: FieldInfo, japanese: bool) -> str:
     return str(extra["description_ja"]) if japanese else info.description
 
 
-def accepted(info: FieldInfo) -> str:
-    """Return in words which values a setting takes, for tables and messages."""
-    return _one_of(_type_words(info.annotation, info.metadata))
+def accepted(info: FieldInfo, location: Sequence[int | str] = ()) -> str:
+    """Return in words which values a setting takes, for tables and messages.
+
+    Args:
+        location: where in a list or dict, as pydantic says it: an index, a key, or a key and "[key]".
+    """
+    item = _item(info.annotation, location)
+    return _one_of(_type_words(info.annotation, info.metadata) if item is None else _type_words(item, ()))
+
+
+def item_name(name: str, info: FieldInfo, location: Sequence[int | str]) -> str:
+    """Return the name of what such a location of a setting means."""
+    if _item(info.annotation, location) is None:
+        return name
+    return _("a key of {name}", name=name) if "[key]" in location else f"{name}[{location[-1]!r}]"
+
+
+def _item(annotation: Any, location: Sequence[int | str]) -> Any | None:
+    """Return the annotation of what a list or dict holds at a location; None: the location names no item."""
+    if hasattr(annotation, "__metadata__"):
+        return _item(annotation.__origin__, location)
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is dict:
+        return arguments["[key]" not in location] if location else None
+    if origin is list:
+        return arguments[0] if any(isinstance(part, int) for part in location) else None
+    return next((item for a in arguments if (item := _item(a, location)) is not None), None)
+
+
+def takes_text(info: FieldInfo) -> bool:
+    """Tell whether a text is among the values of a setting, other than one of a few names."""
+    return _("a text") in _type_words(info.annotation, info.metadata)
+
+
+def takes_code(annotation: Any, metadata: Sequence[Any] = ()) -> bool:
+    """Tell whether a function or an object of the user's is among the values of a setting, or in a list of it."""
+    marks = [*metadata, *getattr(annotation, "__metadata__", ())]
+    return any(isinstance(mark, WithJsonSchema) for mark in marks) or any(map(takes_code, get_args(annotation)))
 
 
 def _one_of(words: list[str]) -> str:
     return _(" or ").join(dict.fromkeys(words))
 
 
+_LENGTHS = ("min_length", "max_length")
 _LIMITS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}"}
 
 
@@ -69,6 +106,8 @@ def _type_words(annotation: Any, metadata: Any) -> list[str]:
         return [_("a dict")]
     limits = [_LIMITS[k].format(getattr(m, k)) for m in metadata for k in _LIMITS if getattr(m, k, None) is not None]
     limit = " " + ", ".join(limits) if limits else ""
+    units = {"points": _("points"), "inches": _("inches")}
+    limit += "".join(f" {units[m.unit]}" for m in metadata if isinstance(m, Unit))
     names: dict[Any, str] = {
         bool: "True / False",
         int: _("an integer"),
@@ -82,7 +121,13 @@ def _type_words(annotation: Any, metadata: Any) -> list[str]:
     if origin is Literal:
         return [repr(a) for a in arguments]
     if origin is list:
-        return [_("a list, each {item}", item=_one_of(_type_words(arguments[0], ())))]
+        item = _one_of(_type_words(arguments[0], ()))
+        shortest, longest = (next((getattr(m, k) for m in metadata if hasattr(m, k)), None) for k in _LENGTHS)
+        if shortest in (None, 1):
+            return [_("a list (each {item})", item=item)]
+        if shortest == longest:
+            return [_("a list of {count} (each {item})", count=shortest, item=item)]
+        return [_("a list of at least {count} (each {item})", count=shortest, item=item)]
     if origin is dict:
         return [_("a dict")]
     return [word for a in arguments for word in _type_words(a, metadata)]

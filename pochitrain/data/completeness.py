@@ -21,14 +21,12 @@ def cut_off() -> str:
 
 
 def check_container(file: BinaryIO, head: bytes, size: int) -> None:
-    """Refuse a PNG, TIFF or WebP file whose own table of contents reaches beyond its end. Moves the file's position.
+    """Refuse a TIFF or WebP file whose own table of contents reaches beyond its end. Moves the file's position.
 
     Args:
         head: the first 16 bytes or more.
     """
-    if head.startswith(b"\x89PNG"):
-        png_chunks(file, size)
-    elif head.startswith((b"II", b"MM")):
+    if head.startswith((b"II", b"MM")):
         _check_tiff_directory(file, head, size)
     elif head.startswith(b"RIFF") and struct.unpack_from("<I", head, 4)[0] + 8 > size:
         raise Refusal(cut_off())
@@ -44,25 +42,12 @@ def check_end(image: Any, file: BinaryIO, size: int) -> None:
         check(image, file, size)
 
 
-def png_chunks(file: BinaryIO, size: int) -> dict[bytes, tuple[int, int]]:
-    """Return (offset, length) of the data of the last chunk of each kind; refuse a PNG without its end."""
-    chunks: dict[bytes, tuple[int, int]] = {}
-    position = 8
-    while b"IEND" not in chunks:
-        file.seek(position)
-        head = file.read(8)
-        length, kind = struct.unpack(">I4s", head) if len(head) == 8 else (size, b"")
-        chunks[kind] = position + 8, length
-        position += 12 + length
-        if position > size:
-            raise Refusal(cut_off())
-    return chunks
-
-
 def _check_tiff_directory(file: BinaryIO, head: bytes, size: int) -> None:
     # Pillow goes on, with a warning, when half of the directory is missing.
     order = "<" if head.startswith(b"II") else ">"
     big = b"\x2b" in head[2:4]  # BigTIFF
+    if big and order == ">":
+        raise Refusal(_("a BigTIFF in big-endian order, which Pillow cannot read; save it as PNG, or as another TIFF"))
     (offset,) = struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)
     file.seek(offset)
     (count,) = struct.unpack(order + ("Q" if big else "H"), file.read(8 if big else 2))
@@ -82,8 +67,24 @@ def _check_jpeg(_image: Any, file: BinaryIO, size: int) -> None:
 
 def _check_gif(_image: Any, file: BinaryIO, size: int) -> None:
     file.seek(max(0, size - 4096))
-    if not file.read().rstrip(b"\0").endswith(b";"):
-        raise Refusal(cut_off())
+    if file.read().rstrip(b"\0").endswith(b";"):
+        return
+    file.seek(10)  # something may follow the end: look for it block by block (GIF89a, section 17 and following)
+    _skip_colours(file, file.read(3)[0])
+    while (block := file.read(1)) != b";":
+        if block == b",":
+            _skip_colours(file, file.read(9)[8])
+        if block in (b",", b"!"):
+            file.seek(1, 1)  # the size of the codes, or the kind of an extension
+            while length := file.read(1)[0]:
+                file.seek(length, 1)
+        elif not block:
+            raise Refusal(cut_off())
+
+
+def _skip_colours(file: BinaryIO, flags: int) -> None:
+    if flags & 128:
+        file.seek(3 << (flags & 7) + 1, 1)
 
 
 def _check_bmp(image: Any, file: BinaryIO, size: int) -> None:

@@ -23,13 +23,13 @@ from PIL import (
     Image,
     ImageCms,
     JpegImagePlugin,
-    PngImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
 )
 
-from pochitrain.data.completeness import Refusal, check_container, check_end, cut_off, png_chunks
+from pochitrain.data.completeness import Refusal, check_container, check_end, cut_off
 from pochitrain.data.jpeg import decode_jpeg
+from pochitrain.data.png import load_png, open_png
 from pochitrain.errors import DataError
 from pochitrain.locale import _
 
@@ -42,7 +42,7 @@ MAX_PIXELS = 178_956_970
 # silenced for one thread only. Other formats (EPS starts Ghostscript) are never tried.
 _KINDS: tuple[tuple[bytes, Callable[..., Any]], ...] = (
     (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
-    (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
+    (b"\x89PNG\r\n\x1a\n", open_png),
     (b"GIF87a", GifImagePlugin.GifImageFile),
     (b"GIF89a", GifImagePlugin.GifImageFile),
     (b"BM", BmpImagePlugin.BmpImageFile),
@@ -60,6 +60,7 @@ _DAMAGE = (
     ValueError,
     TypeError,
     LookupError,
+    AssertionError,
     EOFError,
     OverflowError,
     struct.error,
@@ -88,8 +89,11 @@ _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANAR, _TIFF_FO
 
 _ESCAPES = {
     code: chr(code).encode("unicode_escape").decode()
-    for code in (*range(32), *range(127, 160), 0x2028, 0x2029)  # C0, DEL, C1, line and paragraph separator
-}
+    for code in (
+        *range(32), *range(127, 160), 0x2028, 0x2029,  # C0, DEL, C1, line and paragraph separator
+        0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A),  # what reorders text (Unicode, UAX 9)
+    )
+}  # fmt: skip
 
 
 class BrokenImage(DataError):
@@ -109,8 +113,8 @@ class ImageHeader:
 def display_name(path: str | Path) -> str:
     """Return a path as one line of text that any UTF-8 file can hold; different paths give different texts.
 
-    Bytes that are no UTF-8, control characters and line separators are written as `\\xe3`, `\\n`, `\\u2028`, a
-    backslash is doubled.
+    Bytes that are no UTF-8, control characters, line separators and what reorders text are written as `\\xe3`, `\\n`,
+    `\\u2028`, `\\u202e`, a backslash is doubled.
     """
     text = os.fsencode(path).replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
     return text if text.isprintable() else text.translate(_ESCAPES)
@@ -135,11 +139,15 @@ def decode_with_remark(path: str | Path) -> tuple[Image.Image, str]:
     """Return the picture as `decode_image` does, and what the decoder found odd about a file that it could decode."""
     with _reading(path) as file:
         image, remark = _open(file), ""
+        frame = image.tile[0].extents if image.format == "GIF" else None
         if image.format == "JPEG":
             image, remark = decode_jpeg(image, file)
+        elif image.format == "PNG":
+            load_png(image, file)
         else:
             image.load()
-        return _upright(_to_rgb(image)), remark
+        image = _to_rgb(image)
+        return _upright(_on_page(image, frame) if frame else image), remark
 
 
 def inspect_image(path: str | Path) -> ImageHeader:
@@ -175,7 +183,7 @@ def _reason(error: BaseException) -> str:
         return _("cannot be read: {detail}", detail=os.strerror(error.errno))
     if "unknown pixel mode" in str(error):  # how Pillow names a TIFF with 64 bits, or with floats in colour
         return _("a kind of pixels that Pillow cannot read; save it as 8 or 16 bits")
-    if isinstance(error.__cause__ or error, struct.error | EOFError | LookupError) or "truncated" in str(error).lower():
+    if isinstance(error.__cause__ or error, struct.error | EOFError | IndexError) or "truncated" in str(error).lower():
         return cut_off()
     return _("damaged, or of a kind that Pillow cannot read: {detail}", detail=str(error) or type(error).__name__)
 
@@ -198,10 +206,8 @@ def _open(file: BinaryIO) -> Any:
     _check_pixels(*_stored_size(image))
     stopped = file.tell()
     check_end(image, file, size)
-    if image.format == "PNG":
-        _read_ahead_png(image, file, size)
-    elif image.format == "TIFF":
-        _refuse_unclear_tiff(image)
+    if image.format == "TIFF":
+        _read_ahead_tiff(image)
     file.seek(stopped)
     return image
 
@@ -247,30 +253,19 @@ def _webp_size(head: bytes) -> tuple[int, int]:
     return width & 0x3FFF, height & 0x3FFF
 
 
-def _read_ahead_png(image: Any, file: BinaryIO, size: int) -> None:
-    """Correct what Pillow says of a PNG before its pixels are decoded."""
-    exif_at = png_chunks(file, size).get(b"eXIf")
-    if exif_at is not None:  # it may stand after the pixels
-        offset, length = exif_at
-        file.seek(offset)
-        image.info["exif"] = b"Exif\0\0" + file.read(length)
-    # Pillow widens grey of 2 and 4 bits to 8, and keeps the high byte of 16-bit colour, but leaves the transparent
-    # value as it is stored.
-    if (key := image.info.get("transparency")) is not None:
-        raw_mode = image.tile[0][3]
-        if raw_mode in ("L;2", "L;4"):
-            image.info["transparency"] = key * (85 if raw_mode == "L;2" else 17)
-        elif raw_mode == "RGB;16B":
-            image.info["transparency"] = tuple(value >> 8 for value in key)
-
-
-def _refuse_unclear_tiff(image: Any) -> None:
+def _read_ahead_tiff(image: Any) -> None:
+    """Refuse pixels whose meaning is unclear, and correct what Pillow thinks of the others before it decodes them."""
     tags = image.tag_v2
+    if image.info["compression"] == "webp":
+        raise Refusal(_("WebP inside a TIFF, which Pillow cannot read; save it with another compression"))
     bits = max(tags.get(_TIFF_BITS, (1,)))
     if image.mode == "I" or 2 in tags.get(_TIFF_FORMAT, ()):
         raise Refusal(_("signed or {bits}-bit integers: what is white is unknown; save it as 8 or 16 bits", bits=bits))
     if bits > 8 and tags.get(_TIFF_PLANAR, 1) == 2:  # Pillow reads the planes as bytes: noise
         raise Refusal(_("{bits} bits per channel in separate planes; save it with interleaved channels", bits=bits))
+    tile = image.tile[0]
+    if tile.codec_name == "libtiff" and tile.args[0] == "F;32BF":  # libtiff has put the bytes in order: not once more
+        image.tile = [tile._replace(args=("F;32NF", *tile.args[1:]))]
 
 
 def _orientation(image: Any) -> int:
@@ -305,6 +300,8 @@ def _to_rgb(image: Any) -> Image.Image:
     if image.mode.startswith("I"):  # "I;16", "I;16B"; Pillow before 11 has "I" for 16-bit PNG
         return _from_grey(image, _grey_of_integers(image))
     if image.has_transparency_data:
+        if image.mode == "La":  # grey multiplied by its alpha, which Pillow turns into nothing but this
+            image = image.convert("LA")
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image)
@@ -313,6 +310,15 @@ def _to_rgb(image: Any) -> Image.Image:
     if image.mode == "LAB":
         return _LAB_TO_RGB.apply(image)
     return image.convert("RGB")  # type: ignore[no-any-return]
+
+
+def _on_page(image: Image.Image, frame: tuple[int, int, int, int]) -> Image.Image:
+    """Return a picture with white around the frame (left, top, right, bottom) that alone was drawn."""
+    if frame == (0, 0, *image.size):
+        return image
+    page = Image.new("RGB", image.size, "white")
+    page.paste(image.crop(frame), frame)
+    return page
 
 
 def _grey_of_integers(image: Any) -> Grey:

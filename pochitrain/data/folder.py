@@ -111,10 +111,7 @@ class _Scan:
         self.sizes: list[int] = []
         self.seen: dict[tuple[int, int], tuple[str, int]] = {}  # device and inode → first name and label
         self.others: dict[int, Counter[str]] = defaultdict(Counter)  # label → suffixes of what is no image
-        self.dangling: list[str] = []
-        self.loops: list[str] = []
-        self.twins: list[str] = []  # "second name = first name"
-        self.disputed: list[str] = []  # twins in two classes
+        self.left_out: dict[str, list[str]] = defaultdict(list)  # reason → names; of twins "second name = first name"
         self.problems: list[Problem] = []
 
     def walk(self, folder: str, status: os.stat_result, label: int) -> None:
@@ -124,13 +121,15 @@ class _Scan:
             name, status, above = stack.pop()
             file_id = (status.st_dev, status.st_ino)
             is_folder = stat.S_ISDIR(status.st_mode)
-            if not is_folder and not (stat.S_ISREG(status.st_mode) and _suffix(name) in SUFFIXES):
+            if not is_folder and _suffix(name) not in SUFFIXES:
                 self.others[label][_suffix(name)] += 1
+            elif not is_folder and not stat.S_ISREG(status.st_mode):
+                self.left_out["special"].append(name)  # a pipe, a socket, a device
             elif file_id in above:
-                self.loops.append(name)
+                self.left_out["loop"].append(name)
             elif file_id in self.seen:
                 first, first_label = self.seen[file_id]
-                (self.twins if first_label == label else self.disputed).append(f"{name} = {first}")
+                self.left_out["twin" if first_label == label else "disputed"].append(f"{name} = {first}")
             else:
                 self.seen[file_id] = (name, label)
                 if is_folder:
@@ -167,8 +166,8 @@ class _Scan:
         except OSError as error:
             if not entry.is_symlink():
                 raise
-            broken = self.loops if error.errno == errno.ELOOP else self.dangling
-            broken.append(f"{folder}/{entry.name}" if folder else entry.name)
+            reason = "loop" if error.errno == errno.ELOOP else "dangling"
+            self.left_out[reason].append(f"{folder}/{entry.name}" if folder else entry.name)
             return None
 
     def notes(self) -> list[str]:
@@ -178,13 +177,14 @@ class _Scan:
             lines.append(
                 _("{count} files of other kinds are left out: {kinds}", count=kinds.total(), kinds=_kinds(kinds))
             )
-        for names, line in (
-            (self.dangling, _("{count} links that lead nowhere are left out, e.g. {name}")),
-            (self.loops, _("{count} links that lead in a circle are left out, e.g. {name}")),
-            (self.twins, _("{count} second names of the same files are left out, e.g. {name}")),
-            (self.disputed, _("{count} files are in two classes by links; the first one counts, e.g. {name}")),
+        for reason, line in (
+            ("special", _("{count} entries that are no regular files are left out, e.g. {name}")),
+            ("dangling", _("{count} links that lead nowhere are left out, e.g. {name}")),
+            ("loop", _("{count} links that lead in a circle are left out, e.g. {name}")),
+            ("twin", _("{count} second names of the same files are left out, e.g. {name}")),
+            ("disputed", _("{count} files are in two classes by links; the first one counts, e.g. {name}")),
         ):
-            if names:
+            if names := self.left_out[reason]:
                 lines.append(line.format(count=len(names), name=display_name(min(names))))
         return lines
 

@@ -17,7 +17,8 @@ from pochitrain.locale import _
 # over although more of the picture follows. Left over before the end (0xd9), it may be a careless writer's.
 _LOST = re.compile(r"premature end|Huffman code|arithmetic code|instead of RST|bytes before marker (?!0xd9)", re.I)
 _REMARK = re.compile(r"Corrupt JPEG|Warning|Premature|Invalid SOS|Inconsistent progression|Unknown Adobe", re.I)
-_APP, _COM, _SOF_SEQUENTIAL, _SOS = range(0xE0, 0xF0), 0xFE, (0xC0, 0xC1), 0xDA
+_APP, _COM, _SOS = range(0xE0, 0xF0), 0xFE, 0xDA
+_SOF_SEQUENTIAL = (0xC0, 0xC1, 0xC9)  # baseline, extended, and with arithmetic coding (ITU T.81, table B.1)
 
 
 def decode_jpeg(image: Any, file: BinaryIO) -> tuple[Any, str]:

@@ -80,7 +80,7 @@ class Loader:
         self.samples = samples
         self.batches = Batches(len(samples), batch_size, samples.seed, shuffle=shuffle)
         self.skip_failures = skip_failures
-        self.skipped: set[str] = set()
+        self.skipped: dict[str, str] = {}  # name of a sample → why it cannot be used
         self.timeout_seconds = timeout_seconds
         self.workers = Workers(workers)
         weakref.finalize(self, self.workers.kill)
@@ -229,7 +229,7 @@ class Loader:
         """
         names = [self.samples.name(failure.index) for failure in failures]
         if self.skip_failures and not any(failure.mend for failure in failures):
-            self.skipped.update(names)
+            self.skipped.update(zip(names, (failure.reason for failure in failures), strict=True))
             return
         mend = _('mend or remove it, or set on_bad_image = "skip"')
         if self.samples.labels is not None:  # files, not a data set of the user's

@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from pochitrain.config.source import is_user_code
 from pochitrain.data.decode import decode_image
 from pochitrain.data.pipeline import Finish, Plan, from_pixels, plan_of, to_pixels
+from pochitrain.data.source import label_number
 from pochitrain.data.store import KINDS, Place, Store
 from pochitrain.errors import DataError
 from pochitrain.locale import _
@@ -144,7 +145,7 @@ class Samples(Dataset[Any]):
                 image, label = self.items[index]
                 if isinstance(image, Image.Image):
                     image = self.plan.draw(image)
-                return image, int(label), index
+                return image, label_number(label), index
             image = self.ahead.take(index) if self.ahead else self.prepare(index)
             if self.plan.each:
                 self._seed(epoch, index)

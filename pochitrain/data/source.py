@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from pochitrain.config.canonical import digest
 from pochitrain.config.inject import call_part, part_values, tells_splits
+from pochitrain.config.mistakes import class_weights_problem, raised_by_user
 from pochitrain.config.schema import Config
 from pochitrain.data.decode import BrokenImage
 from pochitrain.data.folder import (
@@ -24,7 +28,7 @@ from pochitrain.data.folder import (
 from pochitrain.data.remembered import cache_file, still_broken
 from pochitrain.data.split import split_folder, ungrouped
 from pochitrain.data.table import is_table, list_images
-from pochitrain.errors import ConfigError, DataError, Problem
+from pochitrain.errors import ConfigError, DataError, PochiError, Problem
 from pochitrain.locale import _
 
 AUTO = "auto"  # the value of `val_data_root` that splits the training folder
@@ -68,20 +72,22 @@ def load_data(config: Config) -> Data:
 
     Raises:
         DataError: with every broken image, or with what is wrong with the folders.
-        ConfigError: `num_classes` contradicts the folders.
+        ConfigError: `num_classes` or `class_weights` contradicts the folders.
     """
     data = _own_data(config) if config.dataset is not None else _folder_data(config)
-    if config.num_classes is not None and config.num_classes != len(data.classes):
-        raise ConfigError(
-            _(
-                "num_classes is {given}, but the data has {found} classes: {names}",
-                given=config.num_classes,
-                found=len(data.classes),
-                names=", ".join(data.classes[:20]) + (" …" if len(data.classes) > 20 else ""),
-            ),
-            "num_classes",
-            _("set num_classes = {found}, or leave it out", found=len(data.classes)),
+    found, problems = len(data.classes), []
+    if config.num_classes is not None and config.num_classes != found:
+        names = ", ".join(data.classes[:20]) + (" …" if found > 20 else "")
+        given = config.num_classes
+        what = _(
+            "num_classes is {given}, but the data has {found} classes: {names}", given=given, found=found, names=names
         )
+        mend = _("set num_classes = {found}, or leave it out", found=found)
+        problems.append(Problem(what, "num_classes", mend))
+    if isinstance(config.class_weights, list) and len(config.class_weights) != found:
+        problems.append(class_weights_problem(len(config.class_weights), found))
+    if problems:
+        raise ConfigError(problems=problems)
     return data
 
 
@@ -130,14 +136,20 @@ def find_images(config: Config) -> tuple[ImageFolder, ImageFolder | None, list[s
     Raises:
         DataError: a folder or table cannot be read, or the classes of the two differ.
     """
-    assert config.train_data_root is not None
-    train = list_images(config.train_data_root)
-    notes = list(train.notes)
+    folders, problems = [], list[Problem]()
+    for root in (config.train_data_root, config.val_data_root):
+        try:
+            folders += [list_images(root)] if root not in (None, AUTO) else []
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems=list(dict.fromkeys(problems)))
+    train, *others = folders
+    notes = [note for folder in folders for note in folder.notes]
     if config.val_data_root is None:
         return train, None, notes
-    if config.val_data_root != AUTO:
-        val = list_images(config.val_data_root)
-        return train, check_same_classes(train, val), [*notes, *val.notes]
+    if others:
+        return train, check_same_classes(train, others[0]), notes
     if config.group_by and (count := ungrouped(train, config.group_by)):
         notes.append(_("group_by finds nothing in {count} of {total} paths", count=count, total=len(train.files)))
     whole = train
@@ -150,9 +162,10 @@ def _drawing_notes(whole: ImageFolder, val: ImageFolder, fraction: float) -> lis
     notes = []
     counts, drawn = Counter(whole.labels), Counter(val.labels)
     if alone := [name for label, name in enumerate(whole.classes) if not drawn[label]]:
-        notes.append(
-            _("classes with a single image or group, which are not validated: {names}", names=", ".join(alone))
+        told = _(
+            "classes without validation, as training needs all their images or groups: {names}", names=", ".join(alone)
         )
+        notes.append(told)
     shares = sorted((drawn[label] / counts[label], whole.classes[label]) for label in drawn)
     if shares and (shares[0][0] < 0.6 * fraction or shares[-1][0] > 1.4 * fraction):
         notes.append(
@@ -221,30 +234,37 @@ def _pixels(header: Any) -> int:
 
 
 def _own_data(config: Config) -> Data:
-    train_set = _call_dataset(config, "train")
-    val_set = _call_dataset(config, "val")
-    assert train_set is not None
-    labels = _labels(train_set)
-    names = getattr(train_set, "classes", None)
-    count = config.num_classes or (len(names) if names is not None else max(labels) + 1)
+    sets = {split: made for split in ("train", "val") if (made := _call_dataset(config, split)) is not None}
+    labels = {split: _labels(dataset, split) for split, dataset in sets.items()}
+    names = getattr(sets["train"], "classes", None)
+    count = config.num_classes or (len(names) if names is not None else max(labels["train"]) + 1)
     classes = tuple(str(name) for name in (names if names is not None else range(count)))
-    wrong = next((label for label in labels if not 0 <= label < len(classes)), None)
-    if wrong is not None:
-        raise DataError(
-            _("The data set has label {label}, but {count} classes", label=wrong, count=len(classes)),
-            "dataset",
-            _("labels count from 0 and stay below the number of classes"),
-        )
-    counts = Counter(labels)
+    for split, given in labels.items():
+        wrong = next((label for label in given if not 0 <= label < len(classes)), None)
+        if wrong is not None:
+            raise DataError(
+                _(
+                    "The data set for {split} has label {label}, but {count} classes",
+                    split=split,
+                    label=wrong,
+                    count=len(classes),
+                ),
+                "dataset",
+                _("labels count from 0 and stay below the number of classes"),
+            )
+    counts = Counter(labels["train"])
     notes = []
     if empty := [name for label, name in enumerate(classes) if not counts[label]]:
         shown = ", ".join(empty[:20]) + (" …" if len(empty) > 20 else "")
         notes.append(_("classes without a training image: {names}", names=shown))
+    splits = {
+        split: Split(dataset, None, manifest=_own_manifest(classes, labels[split])) for split, dataset in sets.items()
+    }
     return Data(
         classes,
         tuple(counts[label] for label in range(len(classes))),
-        Split(train_set, None, manifest=_own_manifest(classes, labels)),
-        None if val_set is None else Split(val_set, None, manifest=_own_manifest(classes, _labels(val_set))),
+        splits["train"],
+        splits.get("val"),
         tuple(notes),
     )
 
@@ -257,10 +277,18 @@ def _call_dataset(config: Config, split: str) -> Any:
     root = config.train_data_root if split == "train" else config.val_data_root
     transform = config.train_transform if split == "train" else config.val_transform
     values = part_values(config, split=split, train=split == "train", root=root, transform=transform)
-    made = call_part("dataset", config.dataset, values)
+    try:
+        made = call_part("dataset", config.dataset, values)
+    except PochiError:
+        raise
+    except Exception as error:  # a library's data set may raise anything; the user's own is told with its line
+        if raised_by_user(error):
+            raise
+        what = _("The data set for {split} cannot be made: {reason}", split=split, reason=_raised(error))
+        raise DataError(what, "dataset", _("correct its arguments, or see to the files that it reads")) from error
     if made is None and split == "val":
         return None
-    if not (hasattr(made, "__getitem__") and hasattr(made, "__len__")) or len(made) == 0:
+    if not (hasattr(made, "__getitem__") and hasattr(made, "__len__")):
         raise ConfigError(
             _(
                 "dataset gave {kind} for {split}: not a data set with a length and items",
@@ -270,15 +298,72 @@ def _call_dataset(config: Config, split: str) -> Any:
             "dataset",
             _("return a torch Dataset of (image, label), or None for no validation data"),
         )
+    if len(made) == 0:
+        raise DataError(
+            _("The data set for {split} is empty", split=split),
+            "dataset",
+            _("return a torch Dataset of (image, label), or None for no validation data"),
+        )
     return made
 
 
-def _labels(dataset: Any) -> list[int]:
+def _labels(dataset: Any, split: str) -> list[int]:
     """Return the labels of a data set: its `targets` or `labels`, else read from every item."""
-    for name in ("targets", "labels"):
-        if (labels := getattr(dataset, name, None)) is not None:
-            return [int(label) for label in labels]
-    return [int(dataset[index][1]) for index in range(len(dataset))]
+    given = next(
+        (list(got) for name in ("targets", "labels") if (got := getattr(dataset, name, None)) is not None), None
+    )
+    if given is None:
+        given = [_label_of(dataset, index, split) for index in range(len(dataset))]
+    if len(given) != len(dataset):
+        raise DataError(
+            _(
+                "The data set for {split} has {images} images, but {labels} labels",
+                split=split,
+                images=len(dataset),
+                labels=len(given),
+            ),
+            "dataset",
+            _("let targets (or labels) hold one label for each image, in the order of the images"),
+        )
+    labels = []
+    for index, label in enumerate(given):
+        try:
+            labels.append(label_number(label))
+        except TypeError:
+            what = _(
+                "Sample {index} of the data set for {split} has label {label}",
+                index=index,
+                split=split,
+                label=repr(label),
+            )
+            raise DataError(what, "dataset", _("labels are integers from 0")) from None
+    return labels
+
+
+def label_number(label: Any) -> int:
+    """Return a label as an integer, from 0.5 or "1" a TypeError: int() would cut off what stands behind the point."""
+    return operator.index(bool(label) if isinstance(label, np.bool_) else label)
+
+
+def _label_of(dataset: Any, index: int, split: str) -> Any:
+    try:
+        return dataset[index][1]
+    except Exception as error:  # a data set may raise anything
+        own = raised_by_user(error)
+        raise DataError(
+            _(
+                "Sample {index} of the data set for {split} cannot be read: {reason}",
+                index=index,
+                split=split,
+                reason=_raised(error),
+            ),
+            own.problems[0].where if own else "dataset",
+            _("correct the data set, or give it targets: a list of all labels"),
+        ) from error
+
+
+def _raised(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _own_manifest(classes: tuple[str, ...], labels: list[int]) -> dict[str, Any]:

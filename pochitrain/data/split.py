@@ -9,7 +9,9 @@ import unicodedata
 from collections import defaultdict
 from dataclasses import replace
 
-from pochitrain.data.folder import ImageFolder
+from pochitrain.data.folder import ImageFolder, display_name
+from pochitrain.errors import DataError
+from pochitrain.locale import _
 
 _BLOCK_BYTES = 4096
 
@@ -19,25 +21,45 @@ def split_folder(folder: ImageFolder, fraction: float, group_by: str | None) -> 
 
     Each image has a number in [0, 1) that follows from its content, or from what `group_by` finds in its path; the
     image validates when the number is below `fraction`. So adding, renaming or removing images moves no other one,
-    equal images stay together, and so do the images of one group. The exception: a class in which no number is small
-    enough lends its smallest until one comes that is, so that every class with two images (or groups) is validated.
+    equal images stay together, and so do the images of one group. The exceptions: a number that would leave a class
+    without training trains; a class in which no number is small enough lends its smallest until one comes that is, so
+    that every class with two images (or groups) is validated, where no other class needs them all for training.
 
     Args:
         group_by: regular expression, searched in the relative path (NFC); its first group, or the match, is the key.
+
+    Raises:
+        DataError: nothing is left for validation.
     """
     number = [_number(folder, index, group_by) for index in range(len(folder.files))]
-    by_class: dict[int, set[float]] = defaultdict(set)
+    values_of, classes_of = defaultdict[int, set[float]](set), defaultdict[float, set[int]](set)
     for label, value in zip(folder.labels, number, strict=True):
-        by_class[label].add(value)
-    chosen = {value for value in number if value < fraction}  # of all classes: a group may have images in several
-    classes = [values for _label, values in sorted(by_class.items())]
-    for values in classes:
-        if len(values) > 1 and chosen.isdisjoint(values):
-            chosen.add(min(values))
-    for values in classes:
-        if values <= chosen:  # training needs one of each class; another class may need this one for its validation
-            spared = [value for value in values if not any(other & chosen == {value} for other in classes)]
-            chosen.remove(max(spared or values))
+        values_of[label].add(value)
+        classes_of[value].add(label)  # a group may have images in several
+    training = {label: len(values) for label, values in values_of.items()}
+    chosen = set[float]()
+
+    def lend(value: float) -> bool:
+        """Let a number validate, unless a class would be left without training."""
+        if any(training[label] == 1 for label in classes_of[value]):
+            return False
+        for label in classes_of[value]:
+            training[label] -= 1
+        chosen.add(value)
+        return True
+
+    for value in sorted(classes_of):
+        if value < fraction:
+            lend(value)
+    for _label, values in sorted(values_of.items()):
+        if chosen.isdisjoint(values):
+            any(lend(value) for value in sorted(values))  # the first that can be spared
+    if not chosen:
+        raise DataError(
+            _("Nothing is left for validation: each class needs all of its images or groups for training"),
+            display_name(folder.root),
+            _("add images, choose another group_by, or set val_data_root = None"),
+        )
     validates = [value in chosen for value in number]
     return _subset(folder, [not v for v in validates]), _subset(folder, validates)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import stat
 import unicodedata
 from pathlib import Path
 
@@ -37,22 +38,14 @@ def read_table(path: str | Path, faults: list[Problem] | None = None) -> ImageFo
     path = Path(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns = list(reader.fieldnames or ())
-            rows = [
-                (reader.line_num, (row.get("path") or "").strip(), (row.get("label") or "").strip()) for row in reader
-            ]
+            reader = csv.reader(file, strict=True)
+            rows = [(reader.line_num, row) for row in reader if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             _("The table cannot be read: {reason}", reason=error), str(path), _("save it as CSV in UTF-8")
         ) from None
-    if not {"path", "label"} <= set(columns):
-        raise DataError(
-            _("The table has no columns path and label, but: {names}", names=", ".join(columns)),
-            str(path),
-            _("write path,label in the first line"),
-        )
-    images, problems = _checked(path, rows)
+    columns = _columns(path, rows)
+    images, problems = _checked(path, columns, rows[1:])
     if not images and not problems:
         problems = [Problem(_("The table lists no image"), str(path), _("add a line for each image: path,label"))]
     if problems and (faults is None or not images):
@@ -71,16 +64,40 @@ def read_table(path: str | Path, faults: list[Problem] | None = None) -> ImageFo
     )
 
 
-def _checked(path: Path, rows: list[tuple[int, str, str]]) -> tuple[list[tuple[str, str, int]], list[Problem]]:
+def _columns(path: Path, rows: list[tuple[int, list[str]]]) -> list[str]:
+    """Return the names in the first line."""
+    mend = _("write path,label in the first line")
+    if not rows:
+        raise DataError(_("The table is empty"), str(path), mend)
+    columns = rows[0][1]
+    if columns.count("path") == columns.count("label") == 1:
+        return columns
+    if separator := next((mark for mark in ";\t|" if {"path", "label"} <= set(columns[0].split(mark))), ""):
+        mend = _("separate the columns by commas, not by {separator}", separator=repr(separator))
+    what = _("The table needs one column path and one column label; it has: {names}", names=", ".join(columns))
+    raise DataError(what, str(path), mend)
+
+
+def _checked(
+    path: Path, columns: list[str], rows: list[tuple[int, list[str]]]
+) -> tuple[list[tuple[str, str, int]], list[Problem]]:
     """Return (label, path, bytes) of the good lines, and what is wrong with the others."""
     images, problems, seen = [], [], set[tuple[int, int]]()
-    for line, name, label in rows:
+    for line, row in rows:
         where = f"{path}:{line}"
+        if any(row[len(columns) :]):
+            what = _("A line with more values than there are columns")
+            problems.append(Problem(what, where, _("put quotation marks around a value that holds a comma")))
+            continue
+        cells = dict(zip(columns, row, strict=False))
+        name, label = cells.get("path", "").strip(), cells.get("label", "").strip()
         if not name or not label:
             problems.append(Problem(_("A line without path or label"), where, _("complete or remove it")))
             continue
         try:
             status = os.stat(path.parent / name)
+            if not stat.S_ISREG(status.st_mode):  # a pipe or a device need not come to an end
+                raise ValueError(_("no regular file"))
         except (OSError, ValueError) as error:  # a name with a zero byte
             reason = getattr(error, "strerror", None) or str(error)
             what = _("{name} cannot be read: {reason}", name=display_name(name), reason=reason)

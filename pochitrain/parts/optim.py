@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -33,6 +36,10 @@ _ANOTHER_FORM = {"fused", "foreach", "capturable", "differentiable"}
 
 # What the loop and a checkpoint ask of a scheduler.
 _SCHEDULER_METHODS = ("step", "state_dict", "load_state_dict")
+
+# What counts epochs in the arguments of schedulers. Torch takes 2.5 or "a" as well, and never gets there.
+_IN_EPOCHS = ("step_size", "milestones", "T_max", "total_iters")
+_TRIED_EPOCHS = 10_000  # 0.1 seconds
 
 # What torch raises for arguments that it does not take or cannot use.
 _ARGUMENT_ERRORS = (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RuntimeError)
@@ -135,6 +142,7 @@ def build_optimizer(config: Config, groups: Iterable[dict[str, Any]]) -> Optimiz
         if isinstance(factory, type):
             made = factory(groups, **arguments)
         else:
+            _require_first("optimizer", factory, "parameters")
             made = call_part("optimizer", factory, part_values(config, **arguments), groups)
     except ConfigError:
         raise
@@ -202,6 +210,7 @@ def build_scheduler(config: Config, optimizer: Optimizer) -> Any:
         if isinstance(factory, type):
             made = factory(optimizer, **given)
         else:
+            _require_first("scheduler", factory, "optimizer")
             made = call_part("scheduler", factory, part_values(config, **given), optimizer)
     except ConfigError:
         raise
@@ -211,6 +220,14 @@ def build_scheduler(config: Config, optimizer: Optimizer) -> Any:
         mend = _("return an object with {methods}, or set scheduler = None", methods=", ".join(_SCHEDULER_METHODS))
         raise _returned("scheduler", factory, made, mend)
     return made
+
+
+def _require_first(setting: str, factory: Any, first: str) -> None:
+    """Require that a function of the user's takes what it is given first."""
+    name, by_name = name_of(factory), (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+    if inspect.isfunction(factory) and all(parameter.kind in by_name for parameter in parameters(factory).values()):
+        what = _("{name} does not take the {first} first", name=name, first=first)
+        raise ConfigError(what, setting, _("write {example}", example=f"def {name}({first}, …)"))
 
 
 def _returned(setting: str, factory: Any, made: Any, mend: str) -> ConfigError:
@@ -235,15 +252,12 @@ def step_scheduler(scheduler: Any, record: dict[str, Any]) -> None:
 
 
 def check_optimization(config: Config) -> list[Problem]:
-    """Return what is wrong with optimizer and scheduler settings, by trying them on one number for two epochs."""
+    """Return what is wrong with optimizer and scheduler settings, by trying them on one number."""
     parameter = nn.Parameter(torch.zeros(1))
     try:
         optimizer = build_optimizer(config, [{"params": [parameter]}])
-        scheduler = build_scheduler(config, optimizer)
-        for _epoch in range(2):
-            parameter.grad = torch.ones(1)
-            optimizer.step()
-            step_scheduler(scheduler, {"train_loss": 1.0, "train_accuracy": 0.0})
+        _try_epochs(config, parameter, optimizer, build_scheduler(config, optimizer))
+        _require_epochs(config)
     except ConfigError as error:
         return list(error.problems)
     except _ARGUMENT_ERRORS as error:
@@ -252,6 +266,41 @@ def check_optimization(config: Config) -> list[Problem]:
         factory = {**BUILT_IN_OPTIMIZERS, **BUILT_IN_SCHEDULERS}.get(factory, factory)
         return list(_arguments_problem(name, factory, error, skip=("params", "lr", "optimizer")).problems)
     return []
+
+
+def _try_epochs(config: Config, parameter: nn.Parameter, optimizer: Optimizer, scheduler: Any) -> None:
+    """Step the optimizer for two epochs, and the scheduler for all: it may end before, or leave what rates can be."""
+    closure = parameters(optimizer.step).get("closure")
+    needs_closure = closure is not None and closure.default is closure.empty
+    if needs_closure and config.train_epoch is None:
+        what = _("{name} needs a closure at each step, which a training does not give", name=type(optimizer).__name__)
+        raise ConfigError(what, "optimizer", _("choose another optimizer, or write a train_epoch of your own"))
+    for epoch in range(1, min(config.epochs, _TRIED_EPOCHS) + 1):
+        rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
+        if wrong := [rate for rate in rates if not 0 <= rate < math.inf]:
+            raise ConfigError(
+                _("The learning rate of epoch {epoch} would be {rate}", epoch=epoch, rate=wrong[0]),
+                "scheduler_params" if config.scheduler is not None else "optimizer",
+                _("choose values that keep it finite and ≥ 0"),
+            )
+        if epoch <= 2 and not needs_closure:
+            parameter.grad = torch.ones(1)
+            optimizer.step()
+        step_scheduler(scheduler, {"train_loss": 1.0, "train_accuracy": 0.0})
+
+
+def _require_epochs(config: Config) -> None:
+    """Require that the epochs in the arguments of torch's schedulers are some."""
+    if config.scheduler not in (*BUILT_IN_SCHEDULERS, *BUILT_IN_SCHEDULERS.values()):
+        return
+    problems = []
+    for name, value in (config.scheduler_params or {}).items():
+        epochs = value if isinstance(value, Iterable) else [value]
+        if name in _IN_EPOCHS and not all(isinstance(epoch, Integral) and int(epoch) >= 1 for epoch in epochs):
+            what = _("{name} cannot be {value}", name=f"scheduler_params.{name}", value=repr(value))
+            problems.append(Problem(what, f"scheduler_params.{name}", _("epochs are integers ≥ 1")))
+    if problems:
+        raise ConfigError(problems=problems)
 
 
 def _arguments_problem(setting: str, factory: Any, error: Exception, skip: tuple[str, ...]) -> ConfigError:

@@ -180,7 +180,7 @@ def plan_matrix(names: Sequence[str], *, widest: str, look: Look) -> Plan:
     name_width = max(text_width(name, name_points) for name in names)
 
     least = min(LEAST_POINTS, look.fontsize)
-    cell_width, cell_height = 1.2 * text_width(widest, least), line_height(least)
+    cell_width, cell_height = max(1.2 * text_width(widest, least), LEAST_POINTS * NAME_LINE), line_height(least)
     numbered = classes * max(cell_width, cell_height) <= LARGEST_INCHES
     if not numbered:
         cell_width = cell_height = min(LEAST_POINTS * NAME_LINE, LARGEST_INCHES / classes)
@@ -198,7 +198,7 @@ def plan_matrix(names: Sequence[str], *, widest: str, look: Look) -> Plan:
     fitting = min(cell_width / (1.2 * text_width(widest, 100)) * 100, cell_height / line_height(1))
     return Plan(
         names=names,
-        name_points=max(min(name_points, cell_height / NAME_LINE), LEAST_POINTS),
+        name_points=max(min(name_points, cell_width / NAME_LINE, cell_height / NAME_LINE), LEAST_POINTS),
         number_points=min(look.fontsize, fitting) if numbered else 0.0,
         rotation=rotation,
         left=left,

@@ -65,11 +65,12 @@ def trials_csv(view: StudyView) -> str:
     names = [dimension.name for dimension in view.dimensions]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["number", "state", *view.metrics, *names, "seconds", "error", "experiment"])
+    writer.writerow(["number", "state", *view.metrics, *names, "seconds", "error", "repeat_of", "experiment"])
     for row in view.rows:
         values = row.values if row.state == COMPLETE and row.values else [None] * len(view.metrics)
-        point = [view.shown(row).get(name) for name in names]
-        writer.writerow([row.number, row.state, *values, *point, row.seconds, row.error, row.experiment])
+        shown = view.shown(row)
+        point = [str(shown[name]) if name in shown else None for name in names]  # None is a choice like any other
+        writer.writerow([row.number, row.state, *values, *point, row.seconds, row.error, row.repeat_of, row.experiment])
     return text.getvalue()
 
 
@@ -200,7 +201,7 @@ def _cells(row: TrialRow, view: StudyView, names: Sequence[str]) -> list[Cell | 
         _cell(row.number),
         Cell(f'<span style="white-space: nowrap">{escape(_states()[row.state] + mark)}</span>', row.state),
         *(_cell(value) for value in values),
-        *(_cell(row.point.get(name)) for name in names),
+        *(_cell("None" if row.point.get(name, "") is None else row.point.get(name)) for name in names),
         _cell(None if row.seconds is None else round(row.seconds, 1)),
         remark,
     ]
@@ -279,7 +280,7 @@ def _contour_page(view: StudyView) -> Page:
     figures = {
         f"pair{n}": charts.contour_chart(view, a, b) for n, (a, b) in enumerate(itertools.combinations(chosen, 2))
     }
-    note = _("{metric} over two settings; between the trials it is interpolated.", metric=view.metrics[0])
+    note = _("{metric} over two settings; between numbers it is interpolated.", metric=view.metrics[0])
     if len(chosen) < len(view.dimensions):
         note += " " + _("Shown are the {count} most important settings.", count=len(chosen))
     return [section(title, _columns(figures), note=note)], figures

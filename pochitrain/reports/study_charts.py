@@ -18,6 +18,7 @@ BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#888888"  # Okabe and Ito, as eve
 SCALE = ["#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"]  # viridis, from worst to best
 CELLS = 60  # of a contour's axis; more make the page slow
 HIGH = 340  # pixels
+ROW = 140  # characters that fit side by side into a page
 
 
 def label(text: object) -> str:
@@ -41,11 +42,16 @@ def history_chart(view: StudyView, metric: int = 0) -> Chart:
         ends = [row for row in pruned if row.epochs]
         lasts = [row.epochs[max(row.epochs)] for row in ends]
         traces.append(_markers(ends, lasts, _("pruned"), GREY, "x"))
+    if failed:  # they have no value, and stand at the lower edge
+        marks = _markers(failed, [0.03] * len(failed), _("failed"), VERMILION, "triangle-down")
+        traces.append({**marks, "yaxis": "y2"})
+    shown = [trace for trace in traces if trace["x"]]
+    chart = _chart(shown, _("trial"), view.metrics[metric], height=420)
+    chart["layout"]["showlegend"] = True  # also of a single kind
     if failed:
-        shown = [value_of(row, metric) for row in complete]
-        floor = min(shown, default=0.0) if view.sign(metric) > 0 else max(shown, default=0.0)
-        traces.append(_markers(failed, [floor] * len(failed), _("failed"), VERMILION, "triangle-down"))
-    chart = _chart([trace for trace in traces if trace["x"]], _("trial"), view.metrics[metric], height=420)
+        chart["layout"]["yaxis2"] = {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True}
+        if len(shown) == 1:  # nothing was measured
+            chart["layout"]["yaxis"] |= {"showticklabels": False, "showgrid": False, "zeroline": False}
     if len(view.rows) < 20:
         chart["layout"]["xaxis"] |= {"dtick": 1}
     return chart
@@ -101,7 +107,7 @@ def slice_chart(view: StudyView, dimension: Dimension, metric: int = 0) -> Chart
 
 
 def contour_chart(view: StudyView, across: Dimension, up: Dimension) -> Chart:
-    """Return the first metric over two settings, what lies between the trials interpolated."""
+    """Return the first metric over two settings as a surface; over a number and a choice as points."""
     rows = [row for row in view.in_state(COMPLETE) if {across.name, up.name} <= row.point.keys()]
     points = _markers(rows, [], "", "rgba(255,255,255,0.9)")
     points |= {
@@ -110,8 +116,9 @@ def contour_chart(view: StudyView, across: Dimension, up: Dimension) -> Chart:
     }
     points["marker"] |= {"line": {"color": "#000000", "width": 1}, "size": 7}
     traces = [points]
-    surface = _surface(view, rows, across, up)
-    if len(surface["x"]) > 1 and len(surface["y"]) > 1:
+    if (across.kind == "categorical") != (up.kind == "categorical"):
+        points["marker"] |= {"color": [value_of(row) for row in rows], "size": 11, **_colours(view)}
+    elif len((surface := _surface(view, rows, across, up))["x"]) > 1 and len(surface["y"]) > 1:
         traces.insert(0, surface)
     chart = _chart(traces, across.name, up.name)
     chart["layout"]["xaxis"] |= _axis(across)
@@ -132,14 +139,20 @@ def _surface(view: StudyView, rows: Sequence[TrialRow], across: Dimension, up: D
         "x": columns,
         "y": lines,
         "z": [[cells.get((at_x, at_y)) for at_x in columns] for at_y in lines],
-        "colorscale": _scale() if view.sign(0) > 0 else _scale(SCALE[::-1]),
-        "colorbar": {"title": {"text": label(view.metrics[0]), "side": "right"}, "thickness": 10},
         "hoverinfo": "none",
+        **_colours(view),
     }
-    if across.kind == up.kind == "categorical":  # nothing lies between choices
+    if across.kind == "categorical":  # and so is `up`: nothing lies between choices
         return surface
     line = {"smoothing": 0.8, "width": 0.5}
     return surface | {"type": "contour", "connectgaps": True, "contours": {"coloring": "heatmap"}, "line": line}
+
+
+def _colours(view: StudyView) -> dict[str, Any]:
+    return {
+        "colorscale": _scale() if view.sign(0) > 0 else _scale(SCALE[::-1]),
+        "colorbar": {"title": {"text": label(view.metrics[0]), "side": "right"}, "thickness": 10},
+    }
 
 
 def _in_order(dimension: Dimension, values: Sequence[Any]) -> list[Any]:
@@ -175,7 +188,7 @@ def parallel_chart(view: StudyView) -> Chart:
     chart["layout"] |= {
         "showlegend": False,
         "hovermode": "closest",
-        "annotations": [mark for at, d in enumerate(view.dimensions) for mark in _ticks(at, d)]
+        "annotations": [mark for at, d in enumerate(view.dimensions) for mark in _ticks(at, d, ROW // len(names))]
         + [_mark(len(names) - 1, 0, number(low)), _mark(len(names) - 1, 1, number(high))],
         "shapes": [
             {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "line": {"color": GREY, "width": 1}}
@@ -210,10 +223,16 @@ def _height(dimension: Dimension, value: Scalar) -> float:
     return (value - low) / (high - low)
 
 
-def _ticks(at: int, dimension: Dimension) -> list[dict[str, Any]]:
+def _ticks(at: int, dimension: Dimension, longest: int) -> list[dict[str, Any]]:
     if dimension.kind == "categorical":
-        return [_mark(at, _height(dimension, own), str(own)) for own in dimension.labels]
+        return [_mark(at, _height(dimension, own), _shortened(str(own), longest)) for own in dimension.labels]
     return [_mark(at, 0, number(dimension.low)), _mark(at, 1, number(dimension.high))]
+
+
+def _shortened(text: str, longest: int) -> str:
+    """Return a text without its middle: long names often differ at their ends."""
+    tail = max((longest - 1) // 2, 1)
+    return text if len(text) <= longest else f"{text[:tail]}…{text[-tail:]}"
 
 
 def _mark(x: int, y: float, text: str) -> dict[str, Any]:

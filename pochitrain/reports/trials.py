@@ -25,6 +25,7 @@ class TrialRow:
     started: str = ""
     seconds: float | None = None
     error: str = ""
+    exit_code: int = 0  # of the command, had a trial that failed been a training by itself
     trace: str = ""
     repeat_of: int | None = None  # the trial whose result is this one's too: it had the same values
     retry_of: list[int] = field(default_factory=list)  # earlier numbers of this trial, whose processes were killed

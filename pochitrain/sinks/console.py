@@ -7,21 +7,23 @@ import io
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.tree import Tree
 
 from pochitrain.durable import disk_error
-from pochitrain.errors import DiskError, Problem
+from pochitrain.errors import PochiError, Problem
 from pochitrain.history import Record
 from pochitrain.locale import _
 
 LEVELS = {"debug": 0, "info": 1, "warning": 2}
+BAR_FROM = 80  # columns: a narrower terminal needs the room of the bar for its figures
 
 
 class Log:
@@ -56,6 +58,10 @@ class Log:
 
     def warning(self, text: str) -> None:
         self._say(_("warning: {text}", text=text), 2, style="yellow")
+
+    def note(self, text: str) -> None:
+        """Write lines into the file only: an error, which whoever catches it says to the reader."""
+        self._append(text.splitlines())
 
     def table(self, table: Table | Tree) -> None:
         """Show a table or a tree; the log file holds it as text."""
@@ -109,9 +115,14 @@ def as_text(figure: Table | Tree) -> str:
     return file.getvalue()
 
 
-def first_line(error: DiskError) -> str:
+def first_line(error: PochiError) -> str:
     problem: Problem = error.problems[0]
-    return f"{problem.what} ({problem.where})"
+    return f"{problem.what} ({problem.where})" if problem.where else problem.what
+
+
+def reason_of(error: BaseException) -> str:
+    """Return one line for an error, our own or that of a user's function."""
+    return first_line(error) if isinstance(error, PochiError) else f"{type(error).__name__}: {error}"
 
 
 def silence() -> None:
@@ -121,24 +132,29 @@ def silence() -> None:
 
 
 class EpochBar:
-    """The bar of the epoch that is running; shows nothing in a pipe."""
+    """The bar of the epoch that is running, none between two epochs; shows nothing in a pipe.
+
+    A narrow terminal shows no bar; one that is narrower still no accuracy, then no speed, then no loss.
+    """
 
     def __init__(self, log: Log) -> None:
+        wide = log.console.width >= BAR_FROM
         self.progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
+            *([BarColumn(bar_width=None)] if wide else []),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}", markup=False),
             TimeRemainingColumn(),
             console=log.console,
             transient=True,
-            expand=True,
+            expand=wide,
             disable=not log.console.is_terminal or log.level > 1,
             refresh_per_second=5,
         )
-        self.task = self.progress.add_task("", total=None, figures="")
+        self.task = self.progress.add_task("", total=None, visible=False, figures="")
         self._next = 0.0
-        self._started = time.monotonic()
+        self._what = ""
+        self._since = (0.0, 0)  # when it began with what it shows, and the images that were done by then
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[EpochBar]:
@@ -151,15 +167,28 @@ class EpochBar:
         return not self.progress.disable and time.monotonic() >= self._next
 
     def update(self, description: str, done: int, total: int, record: Record, images: int) -> None:
-        """Show `done` of `total` steps, and loss and accuracy in `record`."""
-        self._next = time.monotonic() + 0.2
-        values = [f"{value:.2f} %" if name.endswith("accuracy") else f"{value:.4f}" for name, value in record.items()]
-        speed = images / max(time.monotonic() - self._started, 1e-9)
-        figures = "  ".join([*values, f"{speed:.0f} " + _("images/s")])
-        self.progress.update(self.task, description=description, completed=done, total=total, figures=figures)
+        """Show `done` of `total` steps, and loss and accuracy in `record`.
+
+        The speed counts from the first call with this `description`: what an earlier life of the run has done of the
+        epoch, and what the phase before this one took, is no part of it.
+        """
+        now = time.monotonic()
+        self._next = now + 0.2
+        show: Callable[..., None] = self.progress.update
+        if description != self._what:
+            self._what, self._since = description, (now, images)
+            show = self.progress.reset  # which forgets the speed of the steps, too
+        began, before = self._since
+        figures = [f"{value:.2f} %" if name.endswith("accuracy") else f"{value:.4f}" for name, value in record.items()]
+        if images > before:
+            figures.append(f"{(images - before) / (now - began):.0f} " + _("images/s"))
+        room = self.progress.console.width - cell_len(f"{description} {done}/{total}  0:00:00")
+        while figures and cell_len("  ".join(figures)) > room:
+            del figures[min(1, len(figures) - 1)]
+        show(self.task, description=description, completed=done, total=total, visible=True, figures="  ".join(figures))
 
     def restart(self) -> None:
-        """Begin the next epoch."""
+        """Show nothing until the next epoch has something to show."""
         if not self.progress.disable:
-            self.progress.reset(self.task, figures="")
-        self._next, self._started = 0.0, time.monotonic()
+            self.progress.update(self.task, visible=False, refresh=True)
+        self._next, self._what = 0.0, ""

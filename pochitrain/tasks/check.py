@@ -91,13 +91,14 @@ def _folders(config: Config) -> tuple[dict[str, ImageFolder], list[Finding]]:
         )
     try:
         train, val, notes = find_images(config)
-    except DataError:
-        return _what_can_be_listed(config)
+    except DataError as error:
+        return _what_can_be_listed(config, error)
     folders = {"train": train} if val is None else {"train": train, "val": val}
     return folders, [Finding("note", "warning", display_name(train.root), detail=note) for note in notes]
 
 
-def _what_can_be_listed(config: Config) -> tuple[dict[str, ImageFolder], list[Finding]]:
+def _what_can_be_listed(config: Config, error: DataError) -> tuple[dict[str, ImageFolder], list[Finding]]:
+    """Return the folders that an error leaves, and everything that is wrong instead of the first thing."""
     folders: dict[str, ImageFolder] = {}
     problems: list[Problem] = []
     for split, root in (("train", config.train_data_root), ("val", config.val_data_root)):
@@ -109,12 +110,14 @@ def _what_can_be_listed(config: Config) -> tuple[dict[str, ImageFolder], list[Fi
             problems += reason.problems
     if not folders:
         raise DataError(problems=problems)
+    if config.val_data_root == AUTO and not problems:  # it can be listed, but not be split
+        problems += error.problems
     findings = [Finding("folder", "error", found.where, detail=found.what) for found in problems]
     if len(folders) == 2:
         try:
             check_same_classes(folders["train"], folders["val"])
-        except DataError as error:
-            findings += [Finding("classes", "error", found.where, detail=found.what) for found in error.problems]
+        except DataError as differ:
+            findings += [Finding("classes", "error", found.where, detail=found.what) for found in differ.problems]
     return folders, findings + [
         Finding("note", "warning", display_name(folder.root), detail=note)
         for folder in folders.values()

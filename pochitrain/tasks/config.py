@@ -15,7 +15,7 @@ from rich.tree import Tree
 from pochitrain import durable
 from pochitrain.config.describe import plain_settings
 from pochitrain.config.idle import idle_settings
-from pochitrain.config.mistakes import located
+from pochitrain.config.mistakes import located, shown
 from pochitrain.config.schema import Config
 from pochitrain.errors import ConfigError, DataError, PochiError
 from pochitrain.experiment import find_experiment
@@ -24,7 +24,7 @@ from pochitrain.locale import _
 
 def settings_tree(config: Config) -> Tree:
     """Return every resolved setting; those that the file or the command line gave are set in bold."""
-    tree = Tree(Text(str(config.origin.path or _("settings"))))
+    tree = Tree(Text(shown(config.origin.path) if config.origin.path else _("settings")))
     for name, value in plain_settings(config).items():
         style = "bold" if name in config.model_fields_set else "dim"
         _grow(tree, name, value, style)
@@ -44,7 +44,7 @@ def show_config(path: Path, overrides: Mapping[str, Any]) -> None:
     """Print the tree of settings."""
     from pochitrain.tasks.prepare import checked_config
 
-    Console(soft_wrap=True).print(settings_tree(checked_config(path, overrides)))
+    Console(soft_wrap=True).print(settings_tree(checked_config(path, overrides, device=False)))
 
 
 def check_config(path: Path, overrides: Mapping[str, Any]) -> None:
@@ -87,7 +87,7 @@ def print_ids(paths: Sequence[Path], overrides: Mapping[str, Any], explain: bool
     code = 0
     for path in paths:
         try:
-            config = checked_config(path, overrides)
+            config = checked_config(path, overrides, device=False)
             chosen = plan(config, load_data(config))
         except PochiError as error:
             print(error, file=sys.stderr)
@@ -121,7 +121,7 @@ def _parts_of(work_dir: Path, text: str) -> tuple[dict[str, str], dict[str, str]
     from pochitrain.tasks.prepare import checked_config, read_identity
 
     if text.endswith(".py"):
-        return canonical_settings(checked_config(text)), None
+        return canonical_settings(checked_config(text, device=False)), None
     experiment = find_experiment(work_dir, text)
     identity = read_identity(experiment)
     if identity is None:

@@ -38,7 +38,8 @@ class Confirmation:
         unused = (seed for seed in itertools.count(config.seed + 1) if seed not in tried)
         self.seeds = list(itertools.islice(unused, self.optuna.seeds_to_confirm))
         self.of = {"trial": winner.number, "seeds": self.seeds, "epochs": self.optuna.optuna_epochs}
-        self.values: dict[str, list[float]] = {WINNER: [], SHIPPED: []}
+        self.values: dict[str, dict[int, float]] = {WINNER: {}, SHIPPED: {}}  # by seed
+        self.failed: dict[str, dict[int, str]] = {WINNER: {}, SHIPPED: {}}  # seed → why
         self.jobs: list[Work] = []
         for seed in self.seeds:
             for who in (WINNER, SHIPPED):
@@ -71,12 +72,14 @@ class Confirmation:
         return False
 
     def end(self, work: Work, outcome: Outcome) -> None:
-        who = SHIPPED if work.point is None else WINNER
-        said = outcome.error or _("interrupted")
+        who, seed = SHIPPED if work.point is None else WINNER, work.fixed["seed"]
         if outcome.status == COMPLETE and outcome.values:
-            self.values[who].append(outcome.values[0])
+            self.values[who][seed] = outcome.values[0]
             said = f"{self.optuna.metrics[0]} {outcome.values[0]:.4f}"
-        self.log.info(_("confirm {who}, seed {seed}: {said}", who=who, seed=work.fixed["seed"], said=said))
+        else:
+            said = self.failed[who][seed] = outcome.error or _("interrupted")
+        name = {WINNER: _("winner"), SHIPPED: _("shipped")}[who]
+        self.log.info(_("confirm {who}, seed {seed}: {said}", who=name, seed=seed, said=said))
 
     def tick(self) -> None: ...
 
@@ -88,23 +91,35 @@ class Confirmation:
     def result(self) -> dict[str, Any]:
         """Return what was measured, and what it says."""
         sign = 1.0 if self.optuna.directions[0] == "maximize" else -1.0
-        interval = gain_interval([sign * v for v in self.values[WINNER]], [sign * v for v in self.values[SHIPPED]])
-        known = {who: {"values": values, **_spread(values)} for who, values in self.values.items()}
+        winner, shipped = ([sign * value for value in self.values[who].values()] for who in (WINNER, SHIPPED))
+        failed = sorted({*self.failed[WINNER], *self.failed[SHIPPED]})
+        interval = None if failed else gain_interval(winner, shipped)
         return {
             "of": self.of,
             "metric": self.optuna.metrics[0],
-            **known,
+            **{who: self._told(who) for who in (WINNER, SHIPPED)},
             "gain_interval": interval,
             "confirmed": interval is not None and interval[0] > 0,
-            "verdict": self._verdict(interval),
+            "verdict": self._verdict(interval, failed),
         }
 
-    def _verdict(self, interval: tuple[float, float] | None) -> str:
+    def _told(self, who: str) -> dict[str, Any]:
+        """Return the values in the order of the seeds, None where a training failed, and why it did."""
+        values, failed = self.values[who], self.failed[who]
+        told = {"values": [values.get(seed) for seed in self.seeds], **_spread([*values.values()])}
+        return told | ({"failed": {str(seed): failed[seed] for seed in sorted(failed)}} if failed else {})
+
+    def _verdict(self, interval: tuple[float, float] | None, failed: Sequence[int]) -> str:
+        if failed:
+            seeds = ", ".join(map(str, failed))
+            return _("Not confirmed: with new seeds a training failed (seed {seeds}).", seeds=seeds)
         if interval is None:
-            return _("Not confirmed: with so few values nobody can tell the gain from the noise between seeds.")
+            return _(
+                "Not confirmed: with so few different values nobody can tell the gain from the noise between seeds."
+            )
         words = {
-            "winner": _in_words(self.values[WINNER]),
-            "shipped": _in_words(self.values[SHIPPED]),
+            "winner": _in_words([*self.values[WINNER].values()]),
+            "shipped": _in_words([*self.values[SHIPPED].values()]),
             "metric": self.optuna.metrics[0],
             "gain": f"{(interval[0] + interval[1]) / 2:.4g}",
             "low": f"{interval[0]:.4g}",
@@ -124,7 +139,9 @@ class Confirmation:
 
 
 def gain_interval(winner: Sequence[float], shipped: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % interval of the difference of two means, of unequal variances; None with a single value.
+    """Return the 95 % interval of the difference of two means, of unequal variances.
+
+    None with a single value, and when all are equal on both sides: whatever the noise is, it was not seen.
 
     B. L. Welch, "The generalization of Student's problem when several different population variances are involved",
     Biometrika 34 (1947).
@@ -134,7 +151,7 @@ def gain_interval(winner: Sequence[float], shipped: Sequence[float]) -> tuple[fl
     gain = statistics.fmean(winner) - statistics.fmean(shipped)
     shares = [statistics.variance(values) / len(values) for values in (winner, shipped)]
     if sum(shares) == 0:
-        return gain, gain
+        return None
     freedom = sum(shares) ** 2 / sum(s**2 / (len(v) - 1) for s, v in zip(shares, (winner, shipped), strict=True))
     half = float(stats.t.ppf((1 + SURE) / 2, freedom)) * math.sqrt(sum(shares))
     return gain - half, gain + half

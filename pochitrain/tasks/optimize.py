@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from contextlib import closing, redirect_stdout
@@ -13,31 +14,31 @@ from typing import Any, NamedTuple
 import torch
 
 from pochitrain import durable
-from pochitrain.config.describe import plain_value
 from pochitrain.config.identity import canonical_settings, settings_difference
 from pochitrain.config.loader import load_config
 from pochitrain.config.mistakes import located, near_name
 from pochitrain.config.schema import Config
 from pochitrain.data.source import Data, load_data
 from pochitrain.engine.signals import StopRequest, graceful_stop
-from pochitrain.errors import ConfigError, StoppedError
+from pochitrain.errors import ConfigError, DataError, DivergedError, OutOfMemoryError, PochiError, StoppedError
 from pochitrain.experiment import Experiment, lock
 from pochitrain.history import GRADIENT, GUIDE_COLUMNS, TIMING
 from pochitrain.locale import _
-from pochitrain.reports.trials import COMPLETE, FAILED, PRUNED, StudyView, TrialRow
+from pochitrain.reports.trials import FAILED, StudyView, TrialRow
 from pochitrain.sinks.console import Log
 from pochitrain.tasks.config import settings_tree
+from pochitrain.tasks.made_of import made_of
 from pochitrain.tasks.optimized_config import is_literal, require_literals
 from pochitrain.tasks.prepare import checked_config, read_identity
 from pochitrain.tasks.sampling import import_for_importances
 from pochitrain.tasks.search import OPTIMIZED, Search
-from pochitrain.tasks.search_space import check_space, settings_of, split_key
+from pochitrain.tasks.search_space import check_space, no_validation, settings_of, validated
 from pochitrain.tasks.study import Study, open_study
 from pochitrain.tasks.trial import MEASURED
 from pochitrain.tasks.workers import Workers, import_ahead
 
 RESULTS = "optuna_results"
-STOPPED, TIME_LIMIT = "stopped", "time limit"
+COMPLETED, STOPPED, TIME_LIMIT = "complete", "stopped", "time limit"
 
 
 class Searched(NamedTuple):
@@ -55,22 +56,34 @@ def optimize(config: Config, output: Path | None = None, log: Log | None = None)
         output: folder of the results; by default `<work_dir>/optuna_results`, numbered when another study is there.
 
     Raises:
-        ConfigError, DataError: before anything is written; also when every trial failed.
+        ConfigError, DataError: before anything is written.
+        ConfigError, DataError, DivergedError, OutOfMemoryError: every trial failed, all of them with that one.
         StoppedError: a signal came; all files are written, and with a storage the same call goes on.
         DiskError: the disk or the storage gave up.
     """
-    log = log or Log(config.log_level)
+    with graceful_stop() as request:
+        return _optimize(config, output, log or Log(config.log_level), request)
+
+
+def _optimize(config: Config, output: Path | None, log: Log, request: StopRequest) -> Searched:
+    def go_on() -> None:
+        if request():
+            what = _("Stopped before the first trial; nothing has been written")
+            raise StoppedError(what, mend=_("the same command starts it again"), exit_code=request.exit_code)
+
     require_literals(config)
     durable.require_writable(Path(config.work_dir))
     import_ahead()
     data = load_data(config)
+    go_on()
     require_metrics(config, data)
-    notes = check_space(config, data.classes)
+    notes = check_space(config, data)
+    go_on()
     import_for_importances()
     with closing(Workers(config, data, config.optuna.n_jobs)) as workers:
         workers.start()
-        workers.wait()  # each has tried the file's own setting: from here on something may be written
-        with closing(open_study(config, made_of(config, data))) as study, graceful_stop() as request:
+        workers.wait(go_on)  # each has tried the file's own setting: from here on something may be written
+        with closing(open_study(config, made_of(config, data))) as study:
             folder = results_folder(config, study, output)
             with lock(Experiment(folder, study.token)):
                 study.take_over(folder)
@@ -88,36 +101,52 @@ def _search(search: Search, workers: Workers, request: StopRequest) -> Searched:
     try:
         with search.display.shown():
             workers.train(search, request)
-        if not request():
-            status = TIME_LIMIT if search.is_cut_short() else "complete"
+        if search.is_over() or not request():
+            status = TIME_LIMIT if search.is_cut_short() else COMPLETED
     finally:
         view = search.write(status)
-    if not request() and search.config.optuna.seeds_to_confirm and view.winner:
-        _confirm(search, view, status, workers, request)
-    if request():
-        finished = len(view.in_state(COMPLETE, PRUNED, FAILED))
-        persistent = search.config.optuna.storage is not None
+    if status == TIME_LIMIT:
+        done = {"count": search.finished(), "total": search.study.total}
+        search.log.warning(_("Time limit after {count} of {total} trials", **done) + "; " + how_to_go_on(search.config))
+    whole = status == COMPLETED
+    if status != STOPPED and search.config.optuna.seeds_to_confirm and view.winner:
+        whole = _confirm(search, view, status, workers, request) and whole
+    if request() and not whole:
         raise StoppedError(
-            _("Stopped after {count} trials; all files are written", count=finished),
+            _("Stopped after {count} trials; all files are written", count=search.finished()),
             str(search.folder),
-            _("the same command continues") if persistent else _('set optuna["storage"] to be able to continue'),
+            how_to_go_on(search.config),
             exit_code=request.exit_code,
         )
     if view.rows and all(row.state == FAILED for row in view.rows):
-        reasons = dict.fromkeys(row.error for row in view.rows)
-        raise ConfigError(
-            _("Every trial failed: {reasons}", reasons="; ".join(list(reasons)[:3])),
-            str(search.folder / "trials_history.json"),
-            _("correct what they have in common, and search again"),
-        )
+        raise _all_failed(search, view)
     if view.winner is not None:
         warn_of_other_settings(search, view.winner)
     say_result(search, view)
     return Searched(search.folder, view.winner, list(view.rows))
 
 
-def _confirm(search: Search, view: StudyView, status: str, workers: Workers, request: StopRequest) -> None:
-    """Train the winner and the file's own setting with new seeds, unless that was done before."""
+def how_to_go_on(config: Config) -> str:
+    if config.optuna.storage is not None:
+        return _("the same command continues")
+    return _('set optuna["storage"] to be able to continue')
+
+
+def _all_failed(search: Search, view: StudyView) -> PochiError:
+    """Return the error of a search without a result: of the kind that all its trials ended with."""
+    codes = {row.exit_code for row in view.rows if row.repeat_of is None}
+    kinds = (DataError, DivergedError, OutOfMemoryError)
+    kind = next((kind for kind in kinds if codes == {kind.exit_code}), ConfigError)
+    reasons = {re.sub(r"\d[\d.e+-]*", "", row.error): row.error for row in reversed(view.rows)}
+    return kind(
+        _("Every trial failed: {reasons}", reasons="; ".join(list(reasons.values())[:-4:-1])),
+        str(search.folder / "trials_history.json"),
+        _("correct what they have in common, and search again"),
+    )
+
+
+def _confirm(search: Search, view: StudyView, status: str, workers: Workers, request: StopRequest) -> bool:
+    """Train the winner and the file's own setting with new seeds, unless that was done before; return whether it is."""
     assert view.winner is not None
     from pochitrain.tasks.confirm import Confirmation  # SciPy: half a second that only its users pay
 
@@ -129,10 +158,11 @@ def _confirm(search: Search, view: StudyView, status: str, workers: Workers, req
             workers.train(confirmation, request)
             if request():
                 search.write(STOPPED)
-                return
+                return False
             search.statistics["confirmation"] = confirmation.result()
     search.log.info(search.statistics["confirmation"]["verdict"])
     search.write(status)
+    return True
 
 
 def say_result(search: Search, view: StudyView) -> None:
@@ -177,13 +207,8 @@ def require_metrics(config: Config, data: Data) -> None:
     What columns a `train_epoch` of the user's adds, only its first epoch shows (see `trial.check_metrics`).
     """
     metrics = config.optuna.metrics
-    wanted = [metric for metric in metrics if metric.startswith("val_")]
-    if wanted and data.val is None:
-        raise ConfigError(
-            _("Without validation data there is no {metric}", metric=", ".join(wanted)),
-            "val_data_root",
-            _('set val_data_root = "auto", or search for train_loss: optuna["metric"] and optuna["direction"]'),
-        )
+    if data.val is None and validated(config):
+        raise ConfigError(problems=[no_validation(config)])
     known = (*GUIDE_COLUMNS[1:], *TIMING, *MEASURED)
     own_columns = config.train_epoch is not None or "train_epoch" in config.optuna.search_space
     for metric in metrics:
@@ -191,21 +216,6 @@ def require_metrics(config: Config, data: Data) -> None:
             near = near_name(metric, known)
             mend = _("did you mean {near}?", near=near) if near else _("it has: {names}", names=", ".join(known))
             raise located(ConfigError(_("An epoch has no {metric}", metric=metric), "optuna.metric", mend), config)
-
-
-def made_of(config: Config, data: Data) -> dict[str, str]:
-    """Return what all trials of a study have in common: the settings that are not searched, the data, the goal."""
-    searched = [".".join([split[0], *split[1]]) for split in map(split_key, config.optuna.search_space)]
-    settings = canonical_settings(config)
-    if not any(path.startswith("early_stopping") for path in searched):
-        settings["early_stopping"] = repr(plain_value(config.early_stopping))
-    common = {key: leaf for key, leaf in settings.items() if not key.startswith(tuple(searched))}
-    optuna = config.optuna
-    for dimension in optuna.dimensions():  # a range may change, nothing else: Optuna cannot compare such trials
-        how = repr(dimension.labels) if dimension.kind == "categorical" else "(log)" if dimension.log else "(linear)"
-        common[f"optuna.search_space.{dimension.name}"] = f"{dimension.kind} {how}"
-    goal = {"optuna_epochs": optuna.optuna_epochs, "metric": optuna.metrics, "direction": optuna.directions}
-    return {**common, **data.digests, **{f"optuna.{name}": repr(value) for name, value in goal.items()}}
 
 
 def results_folder(config: Config, study: Study, output: Path | None) -> Path:

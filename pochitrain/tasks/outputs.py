@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import Any
 
@@ -12,12 +13,12 @@ from pochitrain.data.source import AUTO
 from pochitrain.engine.checkpoint import Snapshot, load_weights, save_weights
 from pochitrain.engine.loop import evaluate
 from pochitrain.engine.run import Run
-from pochitrain.errors import DataError, DiskError
+from pochitrain.errors import DataError, DiskError, PochiError
 from pochitrain.experiment import write_manifest
 from pochitrain.history import History, best_epoch, gradients_csv, metrics_csv, monitored
 from pochitrain.locale import _
 from pochitrain.parts.transforms import describe_transform
-from pochitrain.sinks.console import Log, as_text, first_line
+from pochitrain.sinks.console import Log, as_text, reason_of
 from pochitrain.tasks.config import settings_tree
 from pochitrain.tasks.environment import environment
 from pochitrain.tasks.prepare import Plan, data_manifest_bytes, split_table
@@ -88,6 +89,8 @@ class Outputs:
         }
         if status:
             self.manifest["status"] = status
+        if status == "complete" and len(history) < config.epochs:
+            self.manifest["reason"] = "early stopping"
         if failure:
             self.manifest["failure"] = failure
         write_manifest(self.experiment, self.manifest)
@@ -104,7 +107,7 @@ class Outputs:
                 durable.write_text(self.experiment.gradients_csv, gradients, sync=False)
         except DiskError as error:
             self.csv_works = False
-            self.log.warning(_("The metrics cannot be written: {reason}", reason=first_line(error)))
+            self.log.warning(_("The metrics cannot be written: {reason}", reason=reason_of(error)))
 
     def best_payload(self, history: History) -> dict[str, Any]:
         """Return what `best.pt` will hold, the weights copied: they are saved while the next epoch changes them."""
@@ -151,13 +154,14 @@ class Outputs:
         save_weights(self.experiment.last_pt, self._payload(self.run.model.state_dict(), history))
 
     def draw(self, history: History) -> None:
-        """Draw all pictures."""
+        """Draw all pictures. One that cannot be drawn is a warning: the training is over, and stands."""
         if not self.config.enable_metrics_export or not history:
             return
         from pochitrain.reports.confusion import draw_confusion  # matplotlib: a second that a failed start need not pay
         from pochitrain.reports.curves import draw_training
 
         config, plots_dir = self.config, self.experiment.plots_dir
+        best = best_epoch(history, config.early_stopping.monitor)
         try:
             durable.make_directory(plots_dir)
             draw_training(
@@ -165,22 +169,22 @@ class Outputs:
                 plots_dir,
                 layer_wise=config.enable_layer_wise_lr,
                 log_scale=config.layer_wise_lr_config.graph_config.use_log_scale,
-                best=best_epoch(history, config.early_stopping.monitor),
+                best=best,
             )
-            matrix = load_weights(self.experiment.best_pt)["confusion_matrix"]
+            matrix = load_weights(self.experiment.best_pt)["confusion_matrix"] if best else None
             if matrix is not None:
                 look = plain_settings(config)["confusion_matrix_config"]
                 draw_confusion(matrix.numpy(), self.run.classes, plots_dir / "confusion_matrix.png", **look)
-        except (DiskError, DataError) as error:
-            self.log.warning(_("The pictures cannot be drawn: {reason}", reason=error.problems[0].what))
+        except (PochiError, MemoryError) as error:
+            self.log.warning(_("Not every picture could be drawn: {reason}", reason=reason_of(error)))
         self._draw_own(history)
 
     def _draw_own(self, history: History) -> None:
         plots_dir = self.experiment.plots_dir
-        values = part_values(self.config, history=history, plots_dir=plots_dir, classes=self.run.classes)
         for own in self.config.plots:
+            its = copy.deepcopy(history)  # it may change what it is given
+            values = part_values(self.config, history=its, plots_dir=plots_dir, classes=self.run.classes)
             try:
                 call_part("plots", own, values)
-            except Exception as error:  # whatever a user's function raises
-                reason = f"{type(error).__name__}: {error}"
-                self.log.warning(_("The plot {name} failed: {reason}", name=name_of(own), reason=reason))
+            except (Exception, SystemExit) as error:  # the user's code may raise anything at all
+                self.log.warning(_("The plot {name} failed: {reason}", name=name_of(own), reason=reason_of(error)))

@@ -17,10 +17,11 @@ from typing import Any
 from pochitrain.config.identity import Identity, canonical_settings, settings_difference
 from pochitrain.config.loader import InvalidConfig, load_config, remembered_imports
 from pochitrain.config.mistakes import located
-from pochitrain.config.schema import Config
+from pochitrain.config.schema import Config, ConfusionMatrix
 from pochitrain.data import decode
 from pochitrain.data.folder import manifest_difference
 from pochitrain.data.source import Data
+from pochitrain.engine.run import choose_device
 from pochitrain.errors import ConfigError, Problem
 from pochitrain.experiment import Experiment, find_experiments, same_id
 from pochitrain.locale import _
@@ -38,36 +39,68 @@ class Plan:
     identity: Identity
 
 
-def checked_config(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> Config:
+def checked_config(
+    path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None, *, device: bool = True
+) -> Config:
     """Load a config file and check it against what torch and torchvision know.
 
     The file is executed twice: a value that differs between two executions (the time, a random number) would make an
     experiment that nobody finds again.
 
+    Args:
+        device: False when nothing is computed on it, so that it may be one of another machine.
+
     Raises:
         ConfigError: with every mistake at once.
     """
+    here = os.getcwd()
     try:
         with warnings.catch_warnings(record=True) as caught:
             config = load_config(path, overrides)
     except InvalidConfig as error:
-        problems = [p for p in check_parts(error.partial) if p.where.split(".")[0] not in error.wrong]
+        problems = [p for p in check_parts(error.partial, device=device) if p.where.split(".")[0] not in error.wrong]
         raise ConfigError(problems=[*error.problems, *_located(problems, error.partial)]) from None
     for warning in [] if config.ignore_warnings else caught:
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    if problems := check_parts(config):
+    if problems := check_parts(config, device=device):
         raise ConfigError(problems=_located(problems, config))
-    first = _settings_of(config)
+    first, settings = config, _settings_of(config)
+    os.chdir(here)  # the file may have left it
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said by the first time
         config = load_config(path, overrides)
-    if unstable := settings_difference(first, _settings_of(config)):
+    unstable = [
+        f"{name} {before} → {after}"
+        for name in ("work_dir", "task")
+        if (before := getattr(first, name)) != (after := getattr(config, name))
+    ]
+    if unstable := unstable + settings_difference(settings, _settings_of(config)):
         raise ConfigError(
-            _("The config gives other values each time it is executed"),
-            "\n    ".join(unstable[:10]),
-            _("write fixed values: the time, random numbers and new ids do not belong into settings"),
+            _("The config gives other values each time it is executed"), "\n    ".join(unstable[:10]), _stable(unstable)
         )
     return config
+
+
+def _stable(unstable: list[str]) -> str:
+    """Return how to make settings the same each time."""
+    for name, example in (("model", "def model(num_classes): return …"), ("loss", "loss = MyLoss")):
+        if all(line.startswith((f"{name}.", f"{name}[")) for line in unstable):  # what is in an object
+            return _("give the function or class that makes it, not what it made: {example}", example=example)
+    return _("write fixed values: the time, random numbers and new ids do not belong into settings")
+
+
+def as_config(given: Config | str | os.PathLike[str]) -> Config:
+    """Return a Config as it is, and that of a file.
+
+    Raises:
+        ConfigError: with every mistake in the file; it is neither of the two.
+    """
+    if isinstance(given, Config):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return checked_config(given)
+    what = _("A config is a file, or what load_config returns, and not {kind}", kind=type(given).__name__)
+    raise ConfigError(what, "train", 'train("my_config.py")')
 
 
 def _located(problems: list[Problem], config: Config) -> tuple[Problem, ...]:
@@ -79,9 +112,30 @@ def _settings_of(config: Config) -> dict[str, str]:
         return canonical_settings(config)
 
 
-def check_parts(config: Config) -> list[Problem]:
-    """Return the mistakes in a config that only torch and torchvision can see."""
-    return check_model(config) + check_optimization(config)
+def check_parts(config: Config, *, device: bool = False) -> list[Problem]:
+    """Return the mistakes in a config that only torch, torchvision and matplotlib can see."""
+    problems = check_model(config) + check_optimization(config) + _check_colors(config.confusion_matrix_config)
+    return problems + (_check_device(config) if device else [])
+
+
+def _check_colors(look: ConfusionMatrix) -> list[Problem]:
+    if look.cmap == ConfusionMatrix().cmap:
+        return []
+    from pochitrain.reports.confusion import colormap  # matplotlib: a second that only its users pay
+
+    try:
+        colormap(look.cmap)
+    except ConfigError as error:
+        return list(error.problems)
+    return []
+
+
+def _check_device(config: Config) -> list[Problem]:
+    try:
+        choose_device(config)
+    except ConfigError as error:
+        return list(error.problems)
+    return []
 
 
 def plan(config: Config, data: Data) -> Plan:

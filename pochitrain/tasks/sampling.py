@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -21,6 +22,8 @@ from pochitrain.config.search import Dimension, Optuna
 from pochitrain.errors import ConfigError
 from pochitrain.locale import _
 from pochitrain.randomness import key
+from pochitrain.tasks.grid import Grid
+from pochitrain.tasks.lives import not_counted
 
 LOCKED_SECONDS = 60  # how long a statement waits for SQLite's lock
 
@@ -43,7 +46,7 @@ def open_storage(settings: Optuna) -> RDBStorage | InMemoryStorage:
         reason = str(error).splitlines()[0]
         raise ConfigError(
             _("The storage cannot be opened: {reason}", reason=reason),
-            f"optuna.storage = {shown_url(url)}",
+            f"optuna.storage = {shown_url(settings.storage)}",
             _('for example "sqlite:///optuna_study.db" or "postgresql://user@host/database"'),
         ) from error
 
@@ -80,21 +83,6 @@ def build_pruner(settings: Optuna) -> BasePruner:
     return pruners[settings.pruner]()
 
 
-def epoch_values(trial: FrozenTrial | optuna.Trial) -> dict[int, float]:
-    """Return epoch → value of a trial."""
-    return {int(epoch): value for epoch, value in trial.user_attrs.get("epochs", {}).items()}
-
-
-def superseded(trials: Sequence[FrozenTrial]) -> set[int]:
-    """Return the numbers of the trials that were run again under another number."""
-    return {number for trial in trials for number in trial.user_attrs.get("retry_of", ())}
-
-
-def not_counted(trials: Sequence[FrozenTrial]) -> set[int]:
-    """Return the numbers that stand for no trial: run again under another number, or one too many from the start."""
-    return superseded(trials) | {trial.number for trial in trials if "surplus" in trial.user_attrs}
-
-
 def import_for_importances() -> None:
     """Import what `Study.importances` needs: scikit-learn, a second, while the workers' process imports torch."""
     small = optuna.create_study()
@@ -102,6 +90,26 @@ def import_for_importances() -> None:
         ranged = FloatDistribution(0, 1)
         small.add_trial(optuna.trial.create_trial(params={"x": number}, distributions={"x": ranged}, value=number))
     optuna.importance.get_param_importances(small, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0))
+
+
+class GridSampler(BaseSampler):
+    """Suggests one point of the grid that was not tried, whatever else was. Optuna's keeps all of them in memory."""
+
+    def __init__(self, dimensions: Sequence[Dimension], grid: Grid, tried: set[int], seed: int) -> None:
+        self.dimensions, self.grid, self.tried, self.seed = dimensions, grid, tried, seed
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {dimension.name: distribution(dimension) for dimension in self.dimensions}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self.grid.point(self.grid.draw(self.tried, random.Random(self.seed)))
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        raise AssertionError("every dimension is sampled together with the others")
 
 
 class Counted(BaseSampler):
@@ -112,7 +120,8 @@ class Counted(BaseSampler):
     """
 
     def __init__(self, settings: Optuna, seed: int) -> None:
-        self.settings, self.seed = settings, seed
+        self.settings, self.seed, self.dimensions = settings, seed, settings.dimensions()
+        self.grid = Grid(self.dimensions) if settings.sampler == "GridSampler" else None
         self.study: optuna.Study | None = None  # whole: a pruner with brackets shows a trial only its own bracket
         self.begun: Callable[[int], None] = lambda trial_id: None  # called before anything is suggested
         self.now: BaseSampler = optuna.samplers.RandomSampler()
@@ -121,19 +130,20 @@ class Counted(BaseSampler):
         self.begun(trial._trial_id)
         trials = (self.study or study).get_trials(deepcopy=False)
         first = min([trial.number, *trial.user_attrs.get("retry_of", ())])  # one that is run again has its old place
-        self.now = self._sampler(first - sum(number < first for number in not_counted(trials)))
+        gone = not_counted(trials)
+        seed = key(self.seed, "suggest", first - sum(number < first for number in gone)) & 0xFFFFFFFF  # NumPy's limit
+        if self.grid is not None:
+            tried = self.grid.numbers(other.params for other in trials if other.number not in gone)
+            self.now = GridSampler(self.dimensions, self.grid, tried, seed)
+        else:
+            self.now = self._sampler(seed)
         self.now.before_trial(study, trial)
 
-    def _sampler(self, place: int) -> BaseSampler:
-        seed = key(self.seed, "suggest", place) & 0xFFFFFFFF  # NumPy's limit
+    def _sampler(self, seed: int) -> BaseSampler:
         samplers: dict[str, Callable[[], BaseSampler]] = {
             "TPESampler": lambda: optuna.samplers.TPESampler(seed=seed),
             "RandomSampler": lambda: optuna.samplers.RandomSampler(seed=seed),
             "CmaEsSampler": lambda: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
-            "GridSampler": lambda: optuna.samplers.GridSampler(
-                {dimension.name: dimension.grid() for dimension in self.settings.dimensions()},
-                seed=self.seed & 0xFFFFFFFF,  # the order of the grid's points is one for the whole study
-            ),
         }
         return samplers[self.settings.sampler]()
 

@@ -80,9 +80,15 @@ class Search:
             return False
         return True
 
+    def finished(self) -> int:
+        return len(self.view().in_state(*OVER))
+
+    def is_over(self) -> bool:
+        return self.finished() >= self.study.total
+
     def is_cut_short(self) -> bool:
         """Return whether the time limit came before the last trial."""
-        return time.monotonic() >= self.deadline and len(self.view().in_state(*OVER)) < self.study.total
+        return time.monotonic() >= self.deadline and not self.is_over()
 
     def goes_on(self, work: Work, record: Record) -> bool:
         value = record.get(self.config.optuna.metrics[0])
@@ -102,7 +108,7 @@ class Search:
     def end(self, work: Work, outcome: Outcome) -> None:
         self.study.end(self.begun.pop(work.number), outcome)
         self._say_end(work.number)
-        if outcome.hopeless:
+        if outcome.hopeless and not self.view().in_state(COMPLETE):
             raise located(ConfigError(problems=outcome.hopeless), self.config)
 
     def tick(self) -> None:
@@ -180,7 +186,7 @@ class Search:
         log.info(_("method      {sampler}, {pruner}", sampler=optuna.sampler, pruner=optuna.pruner or "NopPruner"))
         for dimension in self.study.dimensions:
             log.info(f"  {dimension.name}  {range_in_words(dimension)}")
-        for note in [*notes, *method_notes(optuna, self.study.total)]:
+        for note in [*notes, *method_notes(optuna, self.study)]:
             log.warning(note)
         if done:
             log.info(_("Continues after {count} trials", count=done))
@@ -198,16 +204,15 @@ def range_in_words(dimension: Dimension) -> str:
     return f"{dimension.low:g} … {dimension.high:g}" + (f" ({', '.join(more)})" if more else "")
 
 
-def method_notes(optuna: Optuna, total: int) -> list[str]:
+def method_notes(optuna: Optuna, study: Study) -> list[str]:
     """Return what the sampler or pruner does otherwise than one may think."""
     notes = []
     dimensions = optuna.dimensions()
     if not dimensions:
         notes.append(_("The search space is empty: all trials are the same training, which is done once"))
-    if optuna.sampler == "GridSampler":
-        points = math.prod(len(dimension.grid()) for dimension in dimensions)
-        if points != optuna.n_trials:
-            notes.append(_("The grid has {points} points: {total} trials", points=points, total=total))
+    if study.grid is not None and study.grid_ends_at != optuna.n_trials:
+        counted = {"points": study.grid.count, "untried": study.untried, "total": study.total}
+        notes.append(_("The grid has {points} points, {untried} not tried yet: {total} trials in total", **counted))
     if optuna.sampler == "CmaEsSampler":
         names = ", ".join(d.name for d in dimensions if d.kind == "categorical")
         if names:

@@ -7,18 +7,24 @@ import math
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
-from pochitrain.config.fields import is_identity
+import torch
+
+from pochitrain.config.fields import Settings, is_identity
 from pochitrain.config.identity import PARTS, canonical_settings, setting_readers
+from pochitrain.config.idle import idle_settings
 from pochitrain.config.inject import parameters
 from pochitrain.config.loader import InvalidConfig, replace_settings
 from pochitrain.config.mistakes import Where, class_weights_problem
 from pochitrain.config.schema import Config
 from pochitrain.config.search import Dimension, Scalar
 from pochitrain.config.words import full_name, walk_settings
-from pochitrain.data.source import AUTO
+from pochitrain.data.source import AUTO, Data
 from pochitrain.data.table import list_images
+from pochitrain.engine.feed import build_loader
+from pochitrain.engine.run import choose_device
 from pochitrain.errors import ConfigError, DataError, Problem
 from pochitrain.locale import _
 from pochitrain.parts.models import build_model
@@ -40,7 +46,7 @@ def settings_of(dimensions: Sequence[Dimension], point: Mapping[str, Scalar]) ->
     return {d.name: d.value(point[d.name]) for d in dimensions if d.name in point}
 
 
-def check_space(config: Config, classes: tuple[str, ...]) -> list[str]:
+def check_space(config: Config, data: Data) -> list[str]:
     """Try the ends of every range and every choice; return what a reader should know.
 
     Raises:
@@ -49,7 +55,7 @@ def check_space(config: Config, classes: tuple[str, ...]) -> list[str]:
     dimensions = config.optuna.dimensions()
     problems = [problem for dimension in dimensions for problem in _alone(config, dimension)]
     problems += [problem for dimension in dimensions for problem in _unreadable_roots(config, dimension)]
-    made = [config]
+    made, classes = [config], data.classes
     if not problems and dimensions:
         attempts = [(point, _attempt(config, dimensions, point, classes)) for point in combinations(dimensions)]
         problems = _never_fitting(dimensions, attempts)
@@ -57,12 +63,17 @@ def check_space(config: Config, classes: tuple[str, ...]) -> list[str]:
         if not problems:
             problems = [p for dimension in dimensions for p in _without_effect(config, dimension, fitting, classes)]
             problems += _unmatched_patterns(config, dimensions, fitting, classes)
+            problems += [p for dimension in dimensions for p in _failing_transforms(config, dimension, data)]
             made = [trial for _point, trial in attempts if isinstance(trial, Config)]
     if problems:
         where = Where(config.origin.path, config.origin.text)
         raise ConfigError(problems=[where.fill(problem) for problem in problems])
     _require_no_globals(config, made)
-    return [note for dimension in dimensions for note in _notes(config, dimension)]
+    idle = idle_settings(config)
+    for trial in made if idle else ():
+        told = idle_settings(trial)
+        idle = [line for line in idle if line in told]
+    return [*idle, *(note for dimension in dimensions for note in _notes(config, dimension))]
 
 
 def _require_no_globals(config: Config, trials: Sequence[Config]) -> None:
@@ -81,13 +92,25 @@ def _require_no_globals(config: Config, trials: Sequence[Config]) -> None:
                 continue  # a module's own constant that happens to have this name
             code, called = function.__code__, function.__qualname__
             what = _("{part} reads {name} as a global, which is the file's in every trial", part=called, name=name)
-            mend = _("take it as a parameter of the model, loss, optimizer … that uses it, and pass it on")
-            if any(getattr(trial, part) is function for part in PARTS):
-                taken = ", ".join([*parameters(function), name])
-                mend = _("take it as a parameter: {example}", example=f"def {called}({taken})")
-            problems[code, name] = Problem(what, f"{code.co_filename}:{code.co_firstlineno}, {called}", mend)
+            place = f"{code.co_filename}:{code.co_firstlineno}, {called}"
+            problems[code, name] = Problem(what, place, _instead_of_a_global(trial, function, name))
     if problems:
         raise ConfigError(problems=list(problems.values()))
+
+
+def _instead_of_a_global(trial: Config, function: FunctionType, name: str) -> str:
+    """Return how a function that reads a setting as a global gets each trial's value."""
+    if function is trial.train_transform or function is trial.val_transform:
+        return _("a transform is given nothing but the image: search whole transforms, each with its own value")
+    if not any(getattr(trial, part) is function for part in (*PARTS, "adapter")):
+        return _("take it as a parameter of the model, loss, optimizer … that uses it, and pass it on")
+    taken, called = ", ".join([*parameters(function), name]), function.__qualname__
+    example = f"lambda {taken}: …" if called == "<lambda>" else f"def {called}({taken})"
+    mend = _("take it as a parameter: {example}", example=example)
+    if isinstance(value := getattr(trial, name), Settings) and function is not trial.adapter:
+        member = f"{name}.{next(iter(type(value).model_fields))}"
+        mend += "; " + _("it is given as an object: {example}", example=member)
+    return mend
 
 
 def combinations(dimensions: Sequence[Dimension], limit: int = TRIED) -> Iterator[Point]:
@@ -113,12 +136,13 @@ def _alone(config: Config, dimension: Dimension) -> list[Problem]:
         what = _("{name} cannot be searched", name=dimension.name)
         return [Problem(what, key, _("leave it out: the study decides it for all trials"))]
     problems: dict[str, Problem] = {}
+    unknown = _("{key} is no setting", key=dimension.name)
     for label in dimension.extremes():
         try:
             replace_settings(config, {dimension.name: dimension.value(label)})
         except InvalidConfig as error:
             for problem in error.problems:
-                if setting in error.wrong or problem.where == dimension.name:  # not what only several settings show
+                if setting in error.wrong or problem.what == unknown:  # not what only several settings show
                     problems.setdefault(problem.what, Problem(problem.what, key, problem.mend))
     return list(problems.values())
 
@@ -126,6 +150,8 @@ def _alone(config: Config, dimension: Dimension) -> list[Problem]:
 def split_key(key: str) -> tuple[str, list[str]]:
     """Return (setting, members) of a key of the search space: `scheduler_gamma` is the member gamma of its params."""
     name, *members = full_name(key).split(".")
+    if members[:1] == ["layer_rates"] and members[1:]:  # a pattern may hold dots itself
+        members = ["layer_rates", ".".join(members[1:])]
     return name, members
 
 
@@ -156,14 +182,61 @@ def _attempt(
 ) -> Config | list[Problem]:
     """Return the config of a trial at `point`, or why it cannot be."""
     try:
-        made = replace_settings(config, settings_of(dimensions, point))
+        made = replace_settings(config, {"epochs": config.optuna.optuna_epochs, **settings_of(dimensions, point)})
         canonical_settings(made)
+        choose_device(made)
     except ConfigError as error:
         return list(error.problems)
-    weights = made.class_weights
-    if isinstance(weights, list) and len(weights) != len(classes) and not {*point} & {*ROOTS, "num_classes"}:
-        return [class_weights_problem(len(weights), len(classes))]
-    return check_parts(made) or made
+    return _data_problems(made, point, classes) or check_parts(made) or made
+
+
+def _data_problems(made: Config, point: Point, classes: Sequence[str]) -> list[Problem]:
+    """Return what does not fit the data, as far as the classes of a trial are known to be the file's."""
+    if made.dataset is None and made.val_data_root is None and validated(made):
+        return [no_validation(made)]
+    if {*point} & {*ROOTS, "dataset"}:
+        return []
+    if made.num_classes not in (None, len(classes)):
+        what = _("The data has {found} classes", found=len(classes))
+        return [Problem(what, "num_classes", _("set num_classes = {found}, or leave it out", found=len(classes)))]
+    if isinstance(made.class_weights, list) and len(made.class_weights) != len(classes):
+        return [class_weights_problem(len(made.class_weights), len(classes))]
+    return []
+
+
+def validated(config: Config) -> list[str]:
+    """Return the metrics of a search that need validation data."""
+    return [metric for metric in config.optuna.metrics if metric.startswith("val_")]
+
+
+def no_validation(config: Config) -> Problem:
+    return Problem(
+        _("Without validation data there is no {metric}", metric=", ".join(validated(config))),
+        "val_data_root",
+        _('set val_data_root = "auto", or search for train_loss: optuna["metric"] and optuna["direction"]'),
+    )
+
+
+def _failing_transforms(config: Config, dimension: Dimension, data: Data) -> list[Problem]:
+    """Return the transforms to choose from that fail on the most different images of the file's own data."""
+    sides = {"train_transform": (data.train, "augment"), "val_transform": (data.val, "val")}
+    split, purpose = sides.get(dimension.name, (None, ""))
+    if split is None or {*ROOTS, "dataset"} & config.optuna.search_space.keys() or config.dataset is not None:
+        return []  # of other images, or called by a data set of the user's, if by anybody
+    problems = []
+    for label in dimension.labels:
+        uncached = {"cache": "off", "num_workers": 0, dimension.name: dimension.value(label)}
+        try:
+            build_loader(replace_settings(config, uncached), split, purpose, torch.device("cpu"), False).close()
+        except ConfigError as error:
+            problems += [_unfit(dimension, label, problem) for problem in error.problems[:1]]
+    return problems
+
+
+def _unfit(dimension: Dimension, label: Scalar, why: Problem) -> Problem:
+    value = dimension.in_words(label)
+    what = _("{name} = {value} cannot be: {reason}", name=dimension.name, value=value, reason=why.what)
+    return Problem(what, f"optuna.search_space.{dimension.name}", why.mend)
 
 
 def _never_fitting(
@@ -188,9 +261,8 @@ def _never_fitting(
         wrong = [(p, made) for p, made in attempts if _key(p[dimension.name]) == _key(label)]
         _point, made = min(wrong, key=lambda pair: len(_pairs(pair[0]) - fits))
         assert not isinstance(made, Config)
-        where = f"optuna.search_space.{dimension.name}"
-        what = _("{name} = {value} cannot be: {reason}", name=dimension.name, value=repr(label), reason=made[0].what)
-        problems[what] = Problem(what, where, made[0].mend)
+        problem = _unfit(dimension, label, made[0])
+        problems[problem.what] = problem
     return list(problems.values())
 
 
@@ -241,8 +313,8 @@ def _without_effect(
 
 def _is_idle(made: Config, name: str) -> bool:
     """Return whether a setting outside the identity has no say in the best epoch."""
-    if name in ("early_stopping.patience", "early_stopping.min_delta"):
-        return not made.early_stopping.enabled
+    if name in ("early_stopping.patience", "early_stopping.min_delta"):  # none waits longer than there are epochs
+        return not made.early_stopping.enabled or made.early_stopping.patience >= made.epochs
     return name in ("val_fraction", "group_by") and made.val_data_root != "auto"
 
 

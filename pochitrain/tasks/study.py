@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy.exc
-from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -31,30 +31,21 @@ from pochitrain.config.schema import Config
 from pochitrain.config.search import Optuna, Scalar
 from pochitrain.errors import ConfigError, DiskError
 from pochitrain.locale import _
-from pochitrain.reports.trials import COMPLETE, FAILED, INTERRUPTED, PRUNED, RUNNING, WAITING, TrialRow
+from pochitrain.reports.trials import COMPLETE, FAILED, INTERRUPTED, PRUNED, TrialRow
+from pochitrain.tasks.lives import LIVES, counts, deaths, epoch_values, not_counted, row_of, was_killed
 from pochitrain.tasks.sampling import (
     Counted,
     build_pruner,
     distribution,
-    epoch_values,
-    not_counted,
     open_storage,
     shown_url,
-    superseded,
 )
 from pochitrain.tasks.trial import Outcome
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # what happens is said by us
 
-LIVES = 3  # a trial whose process dies so often counts as failed: it may be what kills it
 PATIENCE_SECONDS = 300  # how long a database may be away before the search gives up
 
-_STATES = {
-    TrialState.COMPLETE: COMPLETE,
-    TrialState.PRUNED: PRUNED,
-    TrialState.RUNNING: RUNNING,
-    TrialState.WAITING: WAITING,
-}
 _T = TypeVar("_T")
 
 
@@ -88,8 +79,13 @@ class Study:
         self.alive: set[int] = set()  # Optuna's ids of the trials that this process has begun
         self.next_beat = 0.0
         self.total = optuna_settings.n_trials
-        if optuna_settings.sampler == "GridSampler":
-            self.total = min(self.total, math.prod(len(dimension.grid()) for dimension in self.dimensions))
+        self.grid, self.untried, self.grid_ends_at = study.sampler.grid, 0, 0
+        if self.grid is not None:
+            trials = self.trials()
+            whole = [t.params for t in trials if counts(t, trials) and t.params.keys() == self.distributions.keys()]
+            self.untried = self.grid.count - len(self.grid.numbers(whole))
+            self.grid_ends_at = len(whole) + self.untried  # so many trials, with those beside the grid
+            self.total = min(self.total, self.grid_ends_at)
 
     @property
     def token(self) -> str:
@@ -112,12 +108,17 @@ class Study:
         self.revive()
 
     def revive(self) -> None:
-        """Put back into the queue what was killed, here or elsewhere."""
+        """Put back into the queue what was killed, here or elsewhere.
+
+        What this process trains is alive, however long it could not say so: the machine may have slept.
+        """
         if self.database is not None:
+            self._say_alive(self.database)
             self._fail_the_silent(self.database)
         trials = self.trials()
         for trial in trials:
-            if was_killed(trial, trials) and deaths(trial, trials) < LIVES:
+            ours = trial._trial_id in self.alive
+            if not ours and was_killed(trial, trials) and deaths(trial, trials) < LIVES:
                 self._insist(self._put_back, trial)
 
     def ask(self) -> Suggestion | None:
@@ -198,12 +199,14 @@ class Study:
 
     def beat(self) -> None:
         """Say now and then that the trials of this process are alive."""
-        if self.database is None or time.monotonic() < self.next_beat:
-            return
+        if self.database is not None and time.monotonic() >= self.next_beat:
+            self._say_alive(self.database)
+
+    def _say_alive(self, database: RDBStorage) -> None:
         self.next_beat = time.monotonic() + self.settings.heartbeat_seconds
         for trial_id in self.alive:
             with contextlib.suppress(StorageInternalError):  # one of the next will come through
-                self.database.record_heartbeat(trial_id)
+                database.record_heartbeat(trial_id)
 
     # -- trials end
 
@@ -247,7 +250,7 @@ class Study:
         """Return the trials that count, and those that are at work, were stopped, or wait to be run again."""
         trials = self.trials()
         gone = not_counted(trials)
-        return [_row(trial, trials) for trial in trials if trial.number not in gone]
+        return [row_of(trial, trials) for trial in trials if trial.number not in gone]
 
     def importances(self) -> dict[str, float]:
         """Return how much of the variance of the first objective each setting explains (fANOVA); {} when none can tell.
@@ -273,7 +276,8 @@ class Study:
     # -- the storage
 
     def _tell(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
-        self._insist(self.study.tell, number, values, state, skip_if_finished=True)
+        with contextlib.suppress(UpdateFinishedTrialError):  # by another process, a moment ago
+            self._insist(self.study.tell, number, values, state, skip_if_finished=True)
 
     def _put_back(self, trial: FrozenTrial) -> None:
         whole = trial.params.keys() == self.distributions.keys()  # with a part the sampler would draw another rest
@@ -288,14 +292,14 @@ class Study:
         self.study.add_trial(again)
 
     def _fail_the_silent(self, database: RDBStorage) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            self._insist(optuna.storages.fail_stale_trials, self.study)
-        # One that was killed before it could say whose it is has no heartbeat that could end.
+        silent = self._insist(database._get_stale_trial_ids, self.study._study_id)
         patience = timedelta(seconds=2 * self.settings.heartbeat_seconds)
         for trial in self.trials():
-            nobody = trial.state == TrialState.RUNNING and "owner" not in trial.user_attrs
-            if nobody and trial.datetime_start and datetime.now() - trial.datetime_start > patience:
+            if trial.state != TrialState.RUNNING or trial._trial_id in self.alive:
+                continue
+            # One that was killed before it could say whose it is has no heartbeat that could end.
+            nobody = "owner" not in trial.user_attrs and trial.datetime_start
+            if trial._trial_id in silent or (nobody and datetime.now() - nobody > patience):
                 self._tell(trial.number, TrialState.FAIL)
 
     def _insist(self, action: Callable[..., _T], *arguments: Any, **named: Any) -> _T:
@@ -317,50 +321,6 @@ class Study:
                         _("look after the database; the same command continues"),
                     ) from error
                 time.sleep(1)
-
-
-def was_killed(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
-    """Return whether a trial ended without a result or a reason, and was not run again yet."""
-    explained = {"error", "surplus"} & trial.user_attrs.keys()
-    return trial.state == TrialState.FAIL and not explained and trial.number not in superseded(trials)
-
-
-def deaths(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
-    """Return how often the process of a trial died while the search lived; what ends both is no fault of the trial."""
-    numbers = {*trial.user_attrs.get("retry_of", ()), trial.number}
-    return sum(other.number in numbers and "died" in other.user_attrs for other in trials)
-
-
-def counts(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
-    """Return whether a trial is one of `n_trials`."""
-    if trial.state == TrialState.FAIL:
-        return "error" in trial.user_attrs or (was_killed(trial, trials) and deaths(trial, trials) >= LIVES)
-    return trial.state != TrialState.WAITING
-
-
-def _row(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> TrialRow:
-    attributes, result = trial.user_attrs, trial.user_attrs.get("result", {})
-    state, error = _STATES.get(trial.state, FAILED), attributes.get("error", "")
-    if was_killed(trial, trials):
-        killed = deaths(trial, trials)
-        state = FAILED if killed >= LIVES else INTERRUPTED
-        error = _("its process was killed {count} times", count=killed) if killed >= LIVES else ""
-    return TrialRow(
-        number=trial.number,
-        state=state,
-        values=list(trial.values) if trial.values else None,
-        point=dict(trial.params),
-        epochs=epoch_values(trial),
-        started=trial.datetime_start.isoformat(timespec="seconds") if trial.datetime_start else "",
-        seconds=result.get("seconds"),
-        error=error,
-        trace=attributes.get("trace", ""),
-        repeat_of=attributes.get("repeat_of"),
-        retry_of=list(attributes.get("retry_of", ())),
-        experiment=result.get("experiment", ""),
-        folder=result.get("folder", ""),
-        threads=result.get("threads", 0),
-    )
 
 
 def open_study(config: Config, made_of: Mapping[str, Any]) -> Study:

@@ -11,7 +11,7 @@ from pochitrain.config.schema import Config
 from pochitrain.data.pipeline import plan_of
 from pochitrain.engine.feed import usable_cores
 from pochitrain.engine.run import Run
-from pochitrain.history import History, Record, best_epoch, monitored
+from pochitrain.history import History, Record, best_epoch, least_change, monitored
 from pochitrain.locale import _
 from pochitrain.sinks.console import Log
 from pochitrain.tasks.prepare import Plan
@@ -84,7 +84,7 @@ def _how_images_come(run: Run) -> str:
 def layer_table(run: Run) -> Table:
     """Return pattern → tensors → rate."""
     table = Table(box=SIMPLE_HEAD, title=_("Layer-wise learning rates"), title_justify="left")
-    table.add_column(_("pattern"))
+    table.add_column(_("pattern"), overflow="fold")
     table.add_column(_("tensors"), justify="right")
     table.add_column(_("parameters"), justify="right")
     table.add_column(_("rate"), justify="right")
@@ -122,22 +122,45 @@ def say_end(log: Log, trained: Trained, config: Config) -> None:
     best = best_epoch(history, config.early_stopping.monitor)
     table = Table(box=SIMPLE_HEAD)
     table.add_column("")
-    for name in (_("best epoch {epoch}", epoch=best), _("last epoch {epoch}", epoch=len(history))):
-        table.add_column(name, justify="right")
+    records = {_("best epoch {epoch}", epoch=best): history[best - 1]} if best else {}
+    records[_("last epoch {epoch}", epoch=len(history))] = history[-1]
+    for title in records:
+        table.add_column(title, justify="right")
     shown = [name for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy") if name in history[-1]]
     for name in shown:
         cells = [
             f"{record[name]:.2f} %" if name.endswith("accuracy") else f"{record[name]:.4f}"
-            for record in (history[(best or len(history)) - 1], history[-1])
+            for record in records.values()
         ]
         table.add_row(name, *cells)
     log.table(table)
     if advice := waiting_advice(history, config):
         log.warning(advice)
-    log.info(_("best epoch chosen by {monitor}", monitor=monitored(history, config.early_stopping.monitor)))
-    log.info(_("metrics  {path}", path=experiment.metrics_csv))
-    log.info(_("plots    {path}", path=experiment.plots_dir))
-    log.info(_("model    {path}", path=experiment.best_pt))
+    monitor, model = monitored(history, config.early_stopping.monitor), experiment.best_pt
+    if best:
+        log.info(_("best epoch chosen by {monitor}", monitor=monitor))
+    else:
+        log.warning(_("{monitor} was never a number: there is no best epoch", monitor=monitor))
+        model = experiment.last_pt
+    if experiment.metrics_csv.exists():
+        log.info(_("metrics  {path}", path=experiment.metrics_csv))
+    if experiment.plots_dir.exists():
+        log.info(_("plots    {path}", path=experiment.plots_dir))
+    log.info(_("model    {path}", path=model))
+
+
+def say_stopped_early(log: Log, history: History, config: Config) -> None:
+    """Say why the training ends before its last epoch."""
+    settings = config.early_stopping
+    said = {
+        "count": settings.patience,
+        "change": f"{least_change(history, settings):g}",
+        "monitor": monitored(history, settings.monitor),
+    }
+    if least_change(history, settings):
+        log.info(_("stopped early: {count} epochs without an improvement of {change} in {monitor}", **said))
+    else:
+        log.info(_("stopped early: {count} epochs without an improvement in {monitor}", **said))
 
 
 def waiting_advice(history: History, config: Config) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 
 from pochitrain import durable
 from pochitrain.config.inject import name_of
+from pochitrain.config.mistakes import raised_by_user
 from pochitrain.config.schema import Config
 from pochitrain.data.decode import display_name
 from pochitrain.data.source import Data, load_data
@@ -23,11 +26,11 @@ from pochitrain.errors import ConfigError, DataError, DiskError, PochiError, Sto
 from pochitrain.experiment import Experiment, lock, read_manifest, set_aside, write_manifest
 from pochitrain.history import History, Record, best_epoch, monitored, stopped_early
 from pochitrain.locale import _
-from pochitrain.sinks.console import EpochBar, Log
+from pochitrain.sinks.console import EpochBar, Log, reason_of
 from pochitrain.tasks.environment import differences, environment
 from pochitrain.tasks.outputs import Outputs
-from pochitrain.tasks.prepare import Plan, plan, why_new
-from pochitrain.tasks.summary import say_end, say_epoch, say_start
+from pochitrain.tasks.prepare import Plan, as_config, plan, why_new
+from pochitrain.tasks.summary import say_end, say_epoch, say_start, say_stopped_early
 
 
 class Trained(NamedTuple):
@@ -46,7 +49,7 @@ class Trial(NamedTuple):
 
 
 def train(
-    config: Config,
+    config: Config | str | os.PathLike[str],
     *,
     restart: bool = False,
     strict_env: bool = False,
@@ -57,6 +60,7 @@ def train(
     """Train the experiment of `config`: begin it, go on where it was, or return the result that is there.
 
     Args:
+        config: what `load_config` returned, or the path of a config file.
         restart: begin again; the old folder is kept aside as `<id>.old-<n>`.
         strict_env: refuse to go on under other library versions or on other hardware.
         data: from `load_data(config)`, when it was read already.
@@ -67,6 +71,7 @@ def train(
         StoppedError: a signal came; everything was saved.
         DivergedError, OutOfMemoryError, DiskError, AlreadyRunningError: see their classes.
     """
+    config = as_config(config)
     log = log or Log(config.log_level)
     durable.require_writable(Path(config.work_dir))
     chosen = plan(config, data or load_data(config))
@@ -183,7 +188,12 @@ def metric_of(history: History, config: Config) -> float:
 def _train(outputs: Outputs, history: History, trial: Trial | None) -> Trained:
     """Train under the lock, from the state that the run is in to the end or to a signal."""
     with graceful_stop() as request:  # it waits also for the last files, so that none is left half told
-        return _train_until(outputs, history, trial, request)
+        try:
+            return _train_until(outputs, history, trial, request)
+        except Exception as error:  # also what the user's own code raises
+            known = error if isinstance(error, PochiError) else raised_by_user(error)
+            outputs.log.note(str(known) if known else "".join(traceback.format_exception(error)))
+            raise
 
 
 def _train_until(outputs: Outputs, history: History, trial: Trial | None, request: StopRequest) -> Trained:
@@ -192,6 +202,7 @@ def _train_until(outputs: Outputs, history: History, trial: Trial | None, reques
     durable.remove(experiment.failure_json)  # of a life before
     outputs.write_manifest(history)
     best: list[dict[str, Any]] = []  # what `best.pt` will hold, until the next checkpoint takes it along
+    saved = list(history)  # what of it the newest checkpoint holds
     given_up = False
 
     def save(epoch: int, history: History) -> None:
@@ -206,6 +217,7 @@ def _train_until(outputs: Outputs, history: History, trial: Trial | None, reques
         records, payload = list(history), best.pop() if best else None
 
         def then() -> None:
+            saved[:] = records
             if payload is not None:
                 outputs.save_best(payload)
             if steps == 0:
@@ -233,7 +245,7 @@ def _train_until(outputs: Outputs, history: History, trial: Trial | None, reques
             checkpoint(run.totals.steps)
             checkpoints.close()
         except Exception as error:  # also what the user's own code raises
-            _note_failure(outputs, history, checkpoints, error)
+            _note_failure(outputs, saved, checkpoints, error)
             raise
     warn_of_other_best(experiment, history, config, log)
     if request() and not given_up and not _nothing_left(history, config):
@@ -253,6 +265,8 @@ def _train_until(outputs: Outputs, history: History, trial: Trial | None, reques
 
 def _end(outputs: Outputs, history: History, trial: Trial | None, best: list[dict[str, Any]], status: str) -> Trained:
     """Write what stands at the end of a training."""
+    if status == "complete" and len(history) < outputs.config.epochs:
+        say_stopped_early(outputs.log, history, outputs.config)
     if trial is None:
         outputs.save_last(history)
         outputs.draw(history)
@@ -261,10 +275,10 @@ def _end(outputs: Outputs, history: History, trial: Trial | None, best: list[dic
     outputs.write_manifest(history, status)
     trained = Trained(outputs.experiment, history, metric_of(history, outputs.config))
     run, log = outputs.run, outputs.log
-    if skipped := run.train_loader.skipped | (run.val_loader.skipped if run.val_loader else set()):
+    if skipped := run.train_loader.skipped | (run.val_loader.skipped if run.val_loader else {}):
         log.warning(_("{count} images could not be read while training", count=len(skipped)))
-        for name in sorted(skipped)[:20]:
-            log.warning(f"  {display_name(name)}")
+        for name, reason in sorted(skipped.items())[:20]:
+            log.warning(f"  {display_name(name)}: {reason}")
     say_end(log, trained, outputs.config)
     return trained
 
@@ -329,16 +343,16 @@ def _guarded(name: str, observe: Observer, log: Log) -> Observer:
             return
         try:
             observe(dict(record))
-        except Exception as error:  # whatever a user's function raises
+        except (Exception, SystemExit) as error:  # the user's code may raise anything at all
             works = False
-            reason = f"{type(error).__name__}: {error}"
+            reason = reason_of(error)
             log.warning(_("The observer {name} failed and is switched off: {reason}", name=name, reason=reason))
 
     return guarded
 
 
-def _note_failure(outputs: Outputs, history: History, checkpoints: Checkpoints, error: Exception) -> None:
-    """Keep what was saved, and write down why the run ended."""
+def _note_failure(outputs: Outputs, saved: History, checkpoints: Checkpoints, error: Exception) -> None:
+    """Keep what was saved, and write down why the run ended. `saved` grows until the last checkpoint is written."""
     what = error.problems[0].what if isinstance(error, PochiError) else str(error)
     failure = {"error": type(error).__name__, "what": what}
     try:
@@ -346,6 +360,6 @@ def _note_failure(outputs: Outputs, history: History, checkpoints: Checkpoints, 
         if isinstance(error, Diverged):
             failure |= error.details
             durable.write_json(outputs.experiment.failure_json, failure)
-        outputs.write_manifest(history, "failed", failure)
+        outputs.write_manifest(saved, "failed", failure)
     except DiskError as second:  # the first error may be this very one, and is on its way to the reader
         outputs.log.debug(str(second))

@@ -20,7 +20,7 @@ from pochitrain.config.schema import Config
 from pochitrain.config.search import Direction, Scalar
 from pochitrain.data.source import Data, load_data
 from pochitrain.engine.run import Run, build_run, choose_device
-from pochitrain.errors import ConfigError, DiskError, PochiError, Problem, StoppedError
+from pochitrain.errors import AlreadyRunningError, ConfigError, DiskError, PochiError, Problem, StoppedError
 from pochitrain.experiment import read_manifest, write_manifest
 from pochitrain.history import History, Record
 from pochitrain.locale import _
@@ -59,6 +59,7 @@ class Outcome:
     seconds: float = 0.0
     threads: int = 0  # of the processor that computed it; 0: a GPU did
     error: str = ""  # why it failed, one sentence
+    exit_code: int = ConfigError.exit_code  # of the command, had it been a training by itself
     trace: str = ""  # of an exception that nobody expected
     hopeless: tuple[Problem, ...] = ()  # why every other trial would fail as well: the search ends with it
     gracefully: bool = False  # interrupted by a signal that somebody sent, everything saved
@@ -66,7 +67,8 @@ class Outcome:
     def summary(self) -> dict[str, Any]:
         """Return what is stored with the trial."""
         seconds = round(self.seconds, 3) or None  # of a process that was killed nobody knows them
-        return {"experiment": self.experiment, "folder": self.folder, "seconds": seconds, "threads": self.threads}
+        told = {"experiment": self.experiment, "folder": self.folder, "seconds": seconds, "threads": self.threads}
+        return told | ({"exit_code": self.exit_code} if self.status == FAILED else {})
 
 
 class Trainer:
@@ -102,10 +104,10 @@ class Trainer:
             measured = measure(config, data) if set(MEASURED) & set(metrics) else {}
             rows = [{**record, **measured} for record in done.history]
             values = objective(rows, metrics, self.config.optuna.directions)
-        except StoppedError:
+        except (StoppedError, AlreadyRunningError) as error:  # a worker of a killed search may not be gone yet
             name, folder = self._place(work)
-            seconds = time.monotonic() - started
-            return Outcome(INTERRUPTED, experiment=name, folder=folder, seconds=seconds, gracefully=True)
+            seconds, stopped = time.monotonic() - started, isinstance(error, StoppedError)
+            return Outcome(INTERRUPTED, experiment=name, folder=folder, seconds=seconds, gracefully=stopped)
         except DiskError:
             raise
         # Out of memory, NaN, a driver, the user's code, which may also end the program: the next trial may fare better.
@@ -157,6 +159,7 @@ class Trainer:
             folder=folder,
             seconds=seconds,
             error=reason,
+            exit_code=known.exit_code if known else ConfigError.exit_code,
             trace=trace,
             hopeless=hopeless,
         )

@@ -68,6 +68,7 @@ class Worker:
     pipe: Connection
     work: Work | None = None
     told_to_stop: bool = False
+    ready: bool = False  # it has shown that it can train
 
 
 def import_ahead() -> None:
@@ -93,14 +94,17 @@ class Workers:
         import_ahead()
         self.workers = [self._begin(place) for place in range(self.count)]
 
-    def wait(self) -> None:
+    def wait(self, tick: Callable[[], None]) -> None:
         """Return when each has shown that the file's own setting can be trained here.
+
+        Args:
+            tick: called several times a second meanwhile.
 
         Raises:
             ConfigError, DataError: it cannot. Nothing has been written.
         """
         for place in range(self.count):
-            self._greet(place)
+            self._greet(place, tick)
 
     def train(self, source: Source, request: StopRequest) -> None:
         """Train until the source is over, or until a signal came and everything has stopped.
@@ -113,7 +117,7 @@ class Workers:
             if not request():
                 for place, worker in enumerate(self.workers):
                     if worker.work is None and (work := source.next()) is not None:
-                        self._send(place, work)
+                        self._send(source, place, work)
                 busy = [worker for worker in self.workers if worker.work is not None]
                 if not busy and source.over():
                     return
@@ -130,7 +134,7 @@ class Workers:
         for worker in self.workers:
             with suppress(OSError):  # it is dead already
                 worker.pipe.send(None)
-            if worker.work is not None:
+            if worker.work is not None or not worker.ready:
                 worker.process.kill()
         for worker in self.workers:
             worker.process.join()
@@ -158,8 +162,10 @@ class Workers:
         theirs.close()
         return Worker(process, ours)
 
-    def _greet(self, place: int) -> None:
+    def _greet(self, place: int, tick: Callable[[], None]) -> None:
         worker = self.workers[place]
+        while not worker.pipe.poll(TICK_SECONDS):  # importing and reading the data may take minutes
+            tick()
         try:
             answer = worker.pipe.recv()
         except (EOFError, OSError):
@@ -172,13 +178,14 @@ class Workers:
             ) from None
         if answer is not None:
             raise answer.error()
+        worker.ready = True
 
-    def _send(self, place: int, work: Work) -> None:
+    def _send(self, source: Source, place: int, work: Work) -> None:
         worker = self.workers[place]
         try:
             worker.pipe.send(work)
         except OSError:  # it died while it was idle
-            self._replace(place)
+            self._replace(place, source)
             self.workers[place].pipe.send(work)
         self.workers[place].work = work
 
@@ -191,7 +198,7 @@ class Workers:
         except (EOFError, OSError):
             stopping = request()
             if not stopping:
-                self._replace(place)
+                self._replace(place, source)
             worker.work = None
             source.end(work, Outcome(INTERRUPTED, gracefully=stopping))
             return
@@ -215,12 +222,12 @@ class Workers:
             worker.told_to_stop = True
             worker.process.terminate()  # as `kill` does it: the training saves and ends
 
-    def _replace(self, place: int) -> None:
+    def _replace(self, place: int, source: Source) -> None:
         dead = self.workers[place]
         dead.process.join()
         dead.pipe.close()
         self.workers[place] = self._begin(place)
-        self._greet(place)
+        self._greet(place, source.tick)
 
     def _idle(self) -> list[Any]:
         threading.Event().wait(TICK_SECONDS)

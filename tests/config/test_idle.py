@@ -86,3 +86,81 @@ def test_what_is_given_nearer_than_its_switch_is_told(tmp_path: Path) -> None:
     assert told(tmp_path, off, **given) == [
         "layer_wise_lr_config.layer_rates has no effect: enable_layer_wise_lr is False"
     ]
+
+
+ELSEWHERE = {
+    "lr = 0.1": "learning_rate",
+    "num_epochs = 3": "epochs",
+    "weight_decay = 0.05": 'optimizer_params["weight_decay"]',
+    "train_dir = 'a'": "train_data_root",
+    "layer_rates = {'fc': 0.1}": 'layer_wise_lr_config["layer_rates"]',
+    "gamma = 0.5": 'scheduler_params["gamma"]',
+    "amp = True": "precision",
+    "patience: int = 3": 'early_stopping["patience"]',
+    "random_seed = 3": "seed",
+    "search_space = {}": 'optuna["search_space"]',
+    "criterion = len": "loss",
+}
+
+
+@pytest.mark.parametrize("text", ELSEWHERE)
+def test_a_name_from_elsewhere_is_told_with_the_setting_that_is_meant(tmp_path: Path, text: str) -> None:
+    name = text.split(" ")[0].strip(":")
+    said = f"{name} is no setting, and nothing reads it"
+    assert told(tmp_path, text) == [f"{said}: did you mean {ELSEWHERE[text]}?"]
+    assert told(tmp_path, text.replace(name, f"_{name}")) == []
+    assert told(tmp_path, f"{text}\nprint({name})") == []
+    assert told(tmp_path, "", text) == []
+    assert told(tmp_path, "hidden = 3") == ["hidden is no setting, and nothing reads it"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def model(num_classes): return size",
+        "def model(num_classes, size): pass",
+        "def dataset(split, **settings): pass",
+        "from functools import partial\ndef make(size, classes): pass\nmodel = partial(make, classes=3)",
+        "epochs = globals()['si' + 'ze']",
+        "class Net:\n    width = size",
+        "from helpers import model",
+        "def adapter(size): return {}",
+        "size += 1\nepochs = size",
+    ],
+)
+def test_a_value_that_is_read_or_asked_for_is_a_helper(tmp_path: Path, text: str) -> None:
+    (tmp_path / "helpers.py").write_text("def model(num_classes, size): pass")
+    assert told(tmp_path, "size = 3\n" + text) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["import torch\nloss = torch.nn.CrossEntropyLoss()", "import torch\noptimizer = torch.optim.SGD"]
+)
+def test_a_value_that_an_object_could_name_but_is_not_given_is_told(tmp_path: Path, text: str) -> None:
+    assert len(told(tmp_path, "momentum = 0.9\n" + text)) == 1
+
+
+def test_a_value_for_the_files_that_import_this_one_is_a_helper(tmp_path: Path) -> None:
+    (tmp_path / "child.py").write_text("from config import *\nepochs = size\n")
+    (tmp_path / "gone.py").symlink_to(tmp_path / "nowhere.py")
+    assert told(tmp_path, "size = 3") == []
+
+
+OWN_EPOCH = "enable_gradient_tracking = True\ndef train_epoch(run, epoch):\n    "
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "enable_gradient_tracking = True\ngradient_tracking_config = {'exclude_patterns': ['fc', '.*']}",
+            ["enable_gradient_tracking has no effect: exclude_patterns leaves every parameter out"],
+        ),
+        ("enable_gradient_tracking = True\ngradient_tracking_config = {'exclude_patterns': ['fc', 'x']}", []),
+        (OWN_EPOCH + "pass", ["enable_gradient_tracking has no effect: train_epoch is train_epoch"]),
+        (OWN_EPOCH + "run.gradients.add()", []),
+        (OWN_EPOCH + "from pochitrain.engine.loop import train_epoch as ours\n    return ours(run, epoch)", []),
+    ],
+)
+def test_tracing_that_records_nothing_is_told(tmp_path: Path, text: str, expected: list[str]) -> None:
+    assert told(tmp_path, text) == expected

@@ -11,8 +11,9 @@ import torch
 
 from pochitrain.config.identity import canonical_settings
 from pochitrain.config.loader import InvalidConfig, load_config, parse_assignment, replace_settings
+from pochitrain.config.mistakes import located
 from pochitrain.config.schema import Config
-from pochitrain.errors import ConfigError
+from pochitrain.errors import ConfigError, Problem
 
 WriteConfig = Callable[..., Path]
 
@@ -95,26 +96,79 @@ def test_a_syntax_error_shows_the_users_line(tmp_path: Path) -> None:
 
 
 def test_a_wrong_value_of_a_choice_is_one_problem(tmp_path: Path) -> None:
-    takes = "it takes a list, each a number ≥ 0 or 'uniform' or None"
+    takes = "it takes a list (each a number ≥ 0) or 'uniform' or None"
     found = [(what, mend) for what, _where, mend in problems(tmp_path, "class_weights = [1, -1]")]
-    assert found == [("class_weights cannot be -1", takes)]
+    assert found == [("class_weights[1] cannot be -1", "it takes a number ≥ 0")]
     found = [(what, mend) for what, _where, mend in problems(tmp_path, "class_weights = 'unifrom'")]
     assert found == [("class_weights cannot be 'unifrom'", takes)]
     found = problems(tmp_path, "class_weights = [1, 'a', -2]\nchannels_last = 3\noptuna = {'confirm_seeds': 'x'}")
     assert [what for what, _where, _mend in found] == [
-        "class_weights cannot be 'a'",
-        "class_weights cannot be -2",
+        "class_weights[1] cannot be 'a'",
+        "class_weights[2] cannot be -2",
         "channels_last cannot be 3",
         "optuna.confirm_seeds cannot be 'x'",
     ]
 
 
-@pytest.mark.parametrize("task", ["a/b", "a\\b", "..", ".", "", "a\0"])
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (
+            "layer_wise_lr_config = {'layer_rates': {'fc': 0.1,\n'layer4.1': -0.1, 'a': '0.1', 7: 0.1}}",
+            [
+                ("layer_wise_lr_config.layer_rates['layer4.1'] cannot be -0.1", 5, "it takes a number ≥ 0"),
+                ("layer_wise_lr_config.layer_rates['a'] cannot be '0.1'", 5, "it takes a number ≥ 0"),
+                ("a key of layer_wise_lr_config.layer_rates cannot be 7", 4, "it takes a text"),
+            ],
+        ),
+        ("optimizer_params = {1: 2}", [("a key of optimizer_params cannot be 1", 4, "it takes a text")]),
+        ("optuna = {'metric': ['a', 3]}", [("optuna.metric[1] cannot be 3", 4, "it takes a text")]),
+        ("class_weights = [1, float('inf')]", [("class_weights[1] cannot be inf", 4, "it takes a finite number")]),
+        ("cache_gb = float('inf')", [("cache_gb cannot be inf", 4, "it takes a finite number")]),
+        ("num_workers = 10**6", [("num_workers cannot be 1000000", 4, "it takes an integer ≥ 0, ≤ 1024 or None")]),
+        ("work_dir = ''", [("work_dir cannot be ''", 4, "it takes a path")]),
+    ],
+)
+def test_a_wrong_value_inside_is_named_with_what_is_taken_there(
+    tmp_path: Path, text: str, found: list[tuple[str, int, str]]
+) -> None:
+    told = [(what, int(where.split(":")[1].split(",")[0]), mend) for what, where, mend in problems(tmp_path, text)]
+    assert told == found
+
+
+def test_a_list_of_the_wrong_length_is_told_the_right_one(tmp_path: Path) -> None:
+    [(what, _where, mend)] = problems(tmp_path, "confusion_matrix_config = {'figsize': (8,)}")
+    assert what == "confusion_matrix_config.figsize cannot be (8,)"
+    assert mend.startswith("it takes a list of 2 (each a number > 0")
+
+
+def test_weights_of_which_none_counts_are_refused(tmp_path: Path) -> None:
+    assert problems(tmp_path, "class_weights = [0, 0.0]")[0][0] == "class_weights holds no weight above 0"
+    assert load_text(tmp_path, "class_weights = [0, 1]").class_weights == [0, 1]
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    config = load_text(tmp_path, "import pathlib\nwork_dir = '~/w'\nval_data_root = pathlib.Path('~/data')")
+    assert (config.work_dir, config.val_data_root) == ("/home/somebody/w", "/home/somebody/data")
+
+
+def test_a_device_is_known_under_torchs_names(tmp_path: Path) -> None:
+    assert load_text(tmp_path, "import torch\ndevice = torch.device('cuda', 1)").device == "cuda:1"
+    assert load_text(tmp_path, "device = 'CPU'").device == "cpu"
+
+
+@pytest.mark.parametrize("task", ["a/b", "a\\b", "..", ".", "", "a\0", "  ", ". .", "x" * 256, "あ" * 86])
 def test_a_task_is_one_folder(tmp_path: Path, task: str) -> None:
     [(what, where, mend)] = problems(tmp_path, f"task = {task!r}")
-    assert (what, where) == (f"task cannot be {task!r}", "config.py:4, task")
-    assert mend == "it takes the name of one folder, without / and \\"
-    assert load_text(tmp_path, "task = '..2 ネジ'").task == "..2 ネジ"
+    assert what.startswith(f"task cannot be {task!r}"[:60])
+    assert where == "config.py:4, task"
+    assert mend == "it takes the name of one folder, without / and \\, of at most 255 bytes"
+
+
+@pytest.mark.parametrize("task", ["..2 ネジ", "あ" * 85])
+def test_a_task_of_one_folder(tmp_path: Path, task: str) -> None:
+    assert load_text(tmp_path, f"task = {task!r}").task == task
 
 
 def test_a_name_where_nothing_is_registered(tmp_path: Path) -> None:
@@ -137,6 +191,89 @@ def test_the_switches_of_the_command_that_cannot_be(tmp_path: Path) -> None:
         assert [what for what, _where, _mend in problems(tmp_path, text)] == ["test = True needs validation data"]
     assert load_text(tmp_path, "test = True\nval_data_root = 'v'").test
     assert load_text(tmp_path, "test = True\ndef dataset(split): pass").test
+
+
+CODE = """
+from functools import partial as schedulers
+optimiser = dict
+def losss(logits, labels): pass
+val_transforms = t
+def models(): pass
+class Model: pass
+def epoch(): pass
+def plot(history): pass
+plots = [plot]
+schedule = print
+def scheduler(optimizer, observer): return schedule
+def observer(record): pass
+"""
+
+
+def test_a_misspelt_setting_that_holds_code_is_told_unless_something_reads_it(tmp_path: Path) -> None:
+    found = [what for what, _where, _mend in problems(tmp_path, CODE)]
+    assert found == [
+        "Unknown setting optimiser: did you mean optimizer?",
+        "Unknown setting losss: did you mean loss?",
+        "Unknown setting val_transforms: did you mean val_transform?",
+        "Unknown setting models: did you mean model?",
+    ]
+
+
+def test_code_that_a_file_beside_it_imports_is_no_mistake(tmp_path: Path) -> None:
+    text = "def models(): pass\nmodels_of_mine = 3\n"
+    assert len(problems(tmp_path, text)) == 1
+    (tmp_path / "child.py").write_text("from config import *\nmodel = lambda num_classes: models()\n")
+    assert load_text(tmp_path, text)
+    assert load_config(tmp_path / "child.py")
+
+
+def test_a_misspelt_setting_of_an_adapter_is_told(tmp_path: Path) -> None:
+    [(what, where, _mend)] = problems(tmp_path, "def adapter():\n    return {'lerning_rate': 3, 'depth': 2}")
+    assert (what, where) == ("Unknown setting lerning_rate: did you mean learning_rate?", "config.py:4, adapter")
+
+
+def test_a_config_with_the_name_of_a_library_is_refused(tmp_path: Path) -> None:
+    text = "t = lambda image: image\ntrain_data_root = 'x'\ntrain_transform = val_transform = t\n"
+    for name in ("matplotlib", "queue"):
+        path = tmp_path / f"{name}.py"
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=f"has the name of a library: {name}\n.*\n.*my_{name}.py"):
+            load_config(path)
+    for name in ("test", "my-own", "train"):
+        (tmp_path / f"{name}.py").write_text(text)
+        assert load_config(tmp_path / f"{name}.py")
+
+
+def test_a_config_may_leave_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "registry.json").write_text('{"net": "nets.py:build"}')
+    (tmp_path / "nets.py").write_text("build = dict")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "config.py").write_text(
+        "import os\nos.chdir('data')\nmodel = 'net'\ntrain_data_root = '.'\ntrain_transform = val_transform = len\n"
+    )
+    config = load_config("config.py")
+    assert config.model is dict
+    assert config.origin.path == tmp_path / "config.py"
+    with pytest.raises(ConfigError, match=r"There is no config file config.py\n  where: config.py"):
+        load_config("config.py")
+
+
+def test_a_null_byte_has_no_line(tmp_path: Path) -> None:
+    what, where, _mend = problems(tmp_path, "a = 1\0")[0]
+    assert where in ("config.py", "config.py:4")
+    assert "null bytes" in what
+
+
+def test_a_missing_package_is_to_be_installed(tmp_path: Path) -> None:
+    [(_what, where, mend)] = problems(tmp_path, "import pandaas.core")
+    assert where == "config.py:4"
+    assert mend == "install the package, e.g. uv add pandaas, or put pandaas.py beside the config"
+
+
+def test_what_is_no_dict_cannot_be_put_over_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no dict, but list"):
+        load_config(tmp_path / "config.py", ["epochs=3"])  # type: ignore[arg-type]
 
 
 def test_an_exception_shows_the_users_line_also_in_a_module_beside_it(tmp_path: Path) -> None:
@@ -205,9 +342,24 @@ def test_overrides_reach_into_dicts(tmp_path: Path) -> None:
 
 
 def test_an_override_that_is_no_setting_names_the_near_one(tmp_path: Path) -> None:
-    what, _where, mend = problems(tmp_path, "", lerning_rate=0.1)[0]
-    assert what == "lerning_rate is no setting"
-    assert "learning_rate" in mend
+    near = {
+        "lerning_rate": "learning_rate",
+        "early_stoping.patience": "early_stopping.patience",
+        "early_stopping.patiance": "early_stopping.patience",
+        "early_stopping.patience.x": "early_stopping.patience",
+    }
+    for key, meant in near.items():
+        [(what, where, mend)] = problems(tmp_path, "early_stopping = {'enabled': True}", **{key: 1})
+        assert (what, where) == (f"{key} is no setting", f"{key}, given beside the file")
+        assert mend == f"did you mean {meant}?"
+
+
+def test_a_member_that_stands_beside_the_file_alone_is_looked_for_there(tmp_path: Path) -> None:
+    problem = ConfigError(problems=[Problem("wrong", "scheduler_params")])
+    config = load_text(tmp_path, "", scheduler_gama=3)
+    assert located(problem, config).problems[0].where == "scheduler_params.gama, given beside the file"
+    config = load_text(tmp_path, "scheduler_params = {}", scheduler_gama=3)
+    assert located(problem, config).problems[0].where.endswith("config.py:4, scheduler_params")
 
 
 @pytest.mark.parametrize(
@@ -219,16 +371,35 @@ def test_an_override_that_is_no_setting_names_the_near_one(tmp_path: Path) -> No
         ("val_data_root=None", ("val_data_root", None)),
         ("train_data_root=data/train", ("train_data_root", "data/train")),
         ("class_weights=[1.0, 2]", ("class_weights", [1.0, 2])),
+        ("notes=hello, world", ("notes", "hello, world")),
+        ("notes='hello'", ("notes", "hello")),
+        ("task=2024", ("task", "2024")),
+        ("train_data_root=C:\\data", ("train_data_root", "C:\\data")),
+        ("val_data_root=my data/val", ("val_data_root", "my data/val")),
+        (r"group_by=[a-z]+(\d+)", ("group_by", r"[a-z]+(\d+)")),
+        ("optuna.metric=['val_loss', 'seconds']", ("optuna.metric", ["val_loss", "seconds"])),
     ],
 )
 def test_assignments_of_the_command_line(text: str, expected: tuple[str, object]) -> None:
     assert parse_assignment(text) == expected
 
 
-@pytest.mark.parametrize("text", ["epochs", "=3", "epochs=3 +", "epochs=f(3)"])
-def test_assignments_that_are_none(text: str) -> None:
-    with pytest.raises(ConfigError):
+@pytest.mark.parametrize(
+    ("text", "mend"),
+    [
+        ("epochs", "--set learning_rate=0.01"),
+        ("=3", "--set learning_rate=0.01"),
+        ("epochs=3 +", "it takes an integer ≥ 1"),
+        ("epochs=f(3)", "it takes an integer ≥ 1"),
+        ("optimizer_params={[]: 1}", "it takes a dict or None"),
+        ("tags=[a, b]", """quoted text: --set "tags=['a', 'b']\""""),
+        ("scheduler_anneal_strategy=a b", """quoted text: --set "scheduler_anneal_strategy='a b'\""""),
+    ],
+)
+def test_assignments_that_are_none(text: str, mend: str) -> None:
+    with pytest.raises(ConfigError) as caught:
         parse_assignment(text)
+    assert caught.value.problems[0].mend.endswith(mend)
 
 
 def test_an_empty_assignment_says_how_an_empty_text_is_written() -> None:

@@ -26,11 +26,13 @@ RATE = {"type": "float", "low": 0.001, "high": 0.1}
         ({"type": ["float"]}, ["['float'] is no type of a range"]),
         ({"type": "float", "low": 0.1}, ["high is missing", "low and high"]),
         ({**RATE, "hihg": 1}, ["Unknown key hihg", "did you mean high?"]),
+        ({**RATE, "lgo": True}, ["Unknown key lgo", "did you mean log?"]),
         ({**RATE, "choices": [1]}, ["Unknown key choices", "float knows: low, high, log, step"]),
         ({**RATE, "low": "0.1"}, ["low cannot be '0.1'", "write a finite number"]),
         ({**RATE, "high": float("inf")}, ["high cannot be inf"]),
         ({**RATE, "low": True}, ["low cannot be True"]),
         ({"type": "int", "low": 1.5, "high": 3}, ["low cannot be 1.5", "write an integer"]),
+        ({"type": "int", "low": 1, "high": 2**53 + 1}, ["high cannot be 9007199254740993", "up to 2**53"]),
         ({**RATE, "low": 0.2}, ["low is 0.2, above high = 0.1", "exchange them"]),
         ({**RATE, "low": 0, "log": True}, ["log = True needs low > 0, not 0"]),
         ({**RATE, "log": "yes"}, ["log cannot be 'yes'", "True or False"]),
@@ -84,6 +86,10 @@ def test_the_line_of_the_file_is_named_and_all_mistakes_at_once(write_config: Wr
         ({"direction": "up"}, "optuna.direction cannot be 'up'"),
         ({"sampler": "TPE"}, "optuna.sampler cannot be 'TPE'"),
         ({"n_trails": 3}, "did you mean n_trials?"),
+        ({"search_space": {"": RATE}}, "A key of the search space is empty"),
+        ({"storage": "sqlite://"}, "sqlite:// lives in memory"),
+        ({"storage": "sqlite:///"}, "sqlite:/// lives in memory"),
+        ({"storage": "sqlite:///:memory:?cache=shared"}, "lives in memory: it ends with the process"),
     ],
 )
 def test_a_wrong_goal_is_refused(write_config: WriteConfig, optuna: dict[str, Any], word: str) -> None:
@@ -100,6 +106,9 @@ def test_the_defaults_are_those_of_the_guide(write_config: WriteConfig) -> None:
     assert (optuna.directions, optuna.metrics) == (["maximize"], ["val_accuracy"])
     minimizing = load_config(write_config("optuna = {'direction': 'minimize'}")).optuna
     assert minimizing.metrics == ["val_loss"]
+    single = load_config(write_config("optuna = {'direction': ['minimize'], 'metric': ['train_loss']}")).optuna
+    assert (single.directions, single.metrics) == (["minimize"], ["train_loss"])
+    assert load_config(write_config("optuna = {'direction': ['minimize']}")).optuna.metrics == ["val_loss"]
     assert load_config(write_config("optuna = {'confirm_seeds': True}")).optuna.seeds_to_confirm == 3
     assert load_config(write_config("optuna = {'confirm_seeds': 5}")).optuna.seeds_to_confirm == 5
 

@@ -95,7 +95,9 @@ def test_other_files_are_left_out_and_counted(tmp_path: Path) -> None:
 def test_a_named_pipe_is_no_image(tmp_path: Path) -> None:
     make(tmp_path, "a/1.png")
     os.mkfifo(tmp_path / "a/2.png")
-    assert scan_folder(tmp_path).files == ("a/1.png",)
+    folder = scan_folder(tmp_path)
+    assert folder.files == ("a/1.png",)
+    assert folder.notes == ("1 entries that are no regular files are left out, e.g. a/2.png",)
 
 
 def test_links_that_lead_nowhere_or_in_a_circle_are_told(tmp_path: Path) -> None:

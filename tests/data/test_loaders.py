@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pochitrain import load_config, train
 from pochitrain.data import loaders
 from pochitrain.data.loaders import Batches, Loader, watching
 from pochitrain.data.reading import Samples
@@ -232,12 +233,22 @@ def test_a_sample_that_is_no_tensor_is_named(workers: int) -> None:
     assert "ToTensor" in mend
 
 
+def test_a_label_that_is_no_integer_is_not_cut_off() -> None:
+    class Halves(Broken):
+        def __getitem__(self, index: int) -> tuple[Any, Any]:
+            return super().__getitem__(index)[0], index / 2
+
+    what, where, _mend = problem(loader_of(Halves({}), shuffle=False))
+    assert "'float' object cannot be interpreted as an integer" in what
+    assert where.startswith("sample 0")
+
+
 def test_skipped_samples_are_counted_and_all_others_used() -> None:
     bad = {index: OSError("gone") for index in (0, 1, 2)}
     loader = loader_of(Broken(bad), shuffle=False, skip_failures=True)
     batches = [labels.tolist() for _images, labels in loader.epoch(1)]
     assert batches == [[3], [4, 5, 6, 7, 8]]
-    assert loader.skipped == {"sample 0", "sample 1", "sample 2"}
+    assert loader.skipped == dict.fromkeys(["sample 0", "sample 1", "sample 2"], "OSError: gone")
     batches = [labels.tolist() for _images, labels in loader_of(Broken(bad), skip_failures=True).epoch(1)]
     assert len(batches) == 2
     assert all(len(batch) != 1 for batch in batches), "BatchNorm cannot train on one image"
@@ -269,8 +280,21 @@ def test_damage_that_no_header_tells_of_is_skipped_from_the_start_on(
             fitted(path, epochs=1, on_bad_image="skip")
         return
     run, history = fitted(path, epochs=2, on_bad_image="skip")
-    assert run.train_loader.skipped == {str(wide)}
+    assert list(run.train_loader.skipped) == [str(wide)]
+    assert "checksum" in run.train_loader.skipped[str(wide)]
     assert len(history) == 2
+
+
+def test_what_was_skipped_is_told_with_its_reason(write_config: WriteConfig, images: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(images, tmp_path / "data")
+    damaged = data / "train" / "bee" / "003.png"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 255
+    damaged.write_bytes(content)
+    lines = "on_bad_image = 'skip'\nenable_metrics_export = False\nepochs = 1"
+    experiment, _history, _metric = train(load_config(write_config(lines, data=data)))
+    log = (experiment.dir / "train.log").read_text(encoding="utf-8")
+    assert f"{damaged}: damaged: the checksum of its IDAT is wrong" in log
 
 
 # -- processes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import unicodedata
@@ -91,6 +92,28 @@ def test_a_group_in_two_classes_is_not_torn_apart(tmp_path: Path) -> None:
         )
 
 
+def test_a_class_lends_no_group_that_another_class_needs(tmp_path: Path) -> None:
+    for seed in range(12):  # the number of a group decides which of the six would be lent first
+        parts = [f"part{6 * seed + number}.png" for number in range(6)]
+        root = tmp_path / str(seed)
+        for name, some in {"ok": parts, "dent": parts[:1], "rust": parts[:1], "hole": parts[1:2]}.items():
+            (root / name).mkdir(parents=True)
+            for part in some:
+                (root / name / part).touch()
+        train, val = split_folder(scan_folder(root), 0.2, r"part\d+")
+        assert {train.classes[label] for label in val.labels} == {"ok"}
+        assert set(train.labels) == {0, 1, 2, 3}
+
+
+def test_a_split_without_validation_is_an_error(write_config: WriteConfig, tmp_path: Path) -> None:
+    root = make_images(tmp_path / "all", {"ant": 4, "bee": 4})
+    lines = f"train_data_root = {str(root)!r}\nval_data_root = 'auto'\n"
+    with pytest.raises(DataError, match=r"Nothing is left for validation.*\n.*all\n.*another group_by"):
+        load_data(load_config(write_config(lines + "group_by = r'\\.png$'")))
+    with pytest.raises(ConfigError, match="group_by cannot be ''"):
+        load_config(write_config(lines + "group_by = ''"))
+
+
 def test_groups_do_not_depend_on_the_unicode_form_of_a_name(tmp_path: Path) -> None:
     split = []
     for form in ("NFC", "NFD"):
@@ -120,7 +143,7 @@ def test_what_a_drawing_leaves_to_chance_is_told(write_config: WriteConfig, tmp_
         split = f"train_data_root = {str(root)!r}\nval_data_root = 'auto'\n{lines}"
         return "\n".join(load_data(load_config(write_config(split))).notes)
 
-    assert "not validated: cat" in notes("")
+    assert "training needs all their images or groups: cat" in notes("")
     assert re.search(
         r"validation holds \d+ % of class (ant|bee) and \d+ % of class (ant|bee); val_fraction is 20 %", notes("")
     )
@@ -174,9 +197,40 @@ def test_a_table_with_mistakes_names_their_lines(write_config: WriteConfig, imag
         table.write_text(f"path,label\n{lines}", encoding="utf-8")
         with pytest.raises(DataError, match=words):
             load_data(load_config(write_config(f"train_data_root = {str(table)!r}")))
-    table.write_text("file;class\n", encoding="utf-8")
-    with pytest.raises(DataError, match="no columns path and label"):
+    for text, words in (
+        ("file;class\n", r"it has: file;class\n.*\n.*write path,label"),
+        ("path;label\na.png;cat\n", "by commas, not by ';'"),
+        ("path\tlabel\na.png\tcat\n", r"by commas, not by '\\t'"),
+        ("path,label,label\na.png,cat,dog\n", "it has: path, label, label"),
+        ("", "The table is empty"),
+        ("path,label\n", "The table lists no image"),
+    ):
+        table.write_text(text, encoding="utf-8")
+        with pytest.raises(DataError, match=words):
+            load_data(load_config(write_config(f"train_data_root = {str(table)!r}")))
+
+
+def test_a_comma_in_a_label_needs_quotation_marks(write_config: WriteConfig, images: Path, tmp_path: Path) -> None:
+    small, large, other = sorted((images / "train").rglob("*.png"))[:3]
+    table = tmp_path / "labels.csv"
+    config = load_config(write_config(f"train_data_root = {str(table)!r}\nval_data_root = None"))
+    table.write_text(f"path,label\n{small},cat, small\n{large},cat, large\n{other},dog,\n", encoding="utf-8")
+    with pytest.raises(DataError, match="quotation marks") as caught:
+        load_data(config)
+    assert [problem.where for problem in caught.value.problems] == [f"{table}:2", f"{table}:3"]
+    table.write_text(f'path,label\n{small},"cat, small"\n{large},"cat, large"\n{other},dog,\n', encoding="utf-8")
+    assert load_data(config).classes == ("cat, large", "cat, small", "dog")
+
+
+def test_a_table_lists_regular_files_only(write_config: WriteConfig, images: Path, tmp_path: Path) -> None:
+    good = next((images / "train").rglob("*.png"))
+    os.mkfifo(tmp_path / "pipe.png")
+    table = tmp_path / "labels.csv"
+    table.write_text(f"path,label\n{good},a\npipe.png,a\n/dev/zero,a\n{good.parent},a\n", encoding="utf-8")
+    with pytest.raises(DataError) as caught:
         load_data(load_config(write_config(f"train_data_root = {str(table)!r}")))
+    assert [problem.where.rpartition(":")[2] for problem in caught.value.problems] == ["3", "4", "5"]
+    assert all("no regular file" in problem.what for problem in caught.value.problems)
 
 
 def test_broken_images_are_listed_all_or_left_out(write_config: WriteConfig, tmp_path: Path) -> None:
@@ -214,6 +268,16 @@ def test_leaks_and_contradictions_are_told(write_config: WriteConfig, tmp_path: 
     assert "bee" in str(caught.value)
 
 
+def test_what_contradicts_the_data_is_told_at_once(write_config: WriteConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_data(load_config(write_config("num_classes = 5\nclass_weights = [1, 2, 3, 4, 5]")))
+    assert [problem.where for problem in refused.value.problems] == ["num_classes", "class_weights"]
+    roots = f"train_data_root, val_data_root = {str(tmp_path / 'a')!r}, {str(tmp_path / 'b')!r}"
+    with pytest.raises(DataError) as caught:
+        load_data(load_config(write_config(roots)))
+    assert [problem.where for problem in caught.value.problems] == [str(tmp_path / "a"), str(tmp_path / "b")]
+
+
 OWN = """
 class dataset(torch.utils.data.Dataset):
     classes = ["ant", "bee", "cat", "dog"]
@@ -239,7 +303,54 @@ def test_an_own_data_set_may_lack_images_of_a_class_that_nothing_balances(write_
         assert load_data(other).digests == data.digests
 
 
-def test_an_own_data_set_with_a_label_beyond_its_classes_names_it(write_config: WriteConfig) -> None:
-    for label in (-1, 4):
-        with pytest.raises(DataError, match=f"has label {label}, but 4 classes"):
-            load_data(load_config(write_config(OWN.replace("1, 1, 3]", f"1, {label}, 3]"))))
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("1, 1, 3]", "1, -1, 3]", "for train has label -1, but 4 classes"),
+        ("1, 1, 3]", "1, 4, 3]", "for train has label 4, but 4 classes"),
+        ("[2]", "[7]", "for val has label 7, but 4 classes"),
+        ("1, 1, 3]", "1, 0.5, 3]", r"Sample 2 of the data set for train has label 0\.5\n.*\n.*integers from 0"),
+        ("1, 1, 3]", "1, 'b', 3]", "Sample 2 of the data set for train has label 'b'"),
+        ("[2]", "[None]", "Sample 0 of the data set for val has label None"),
+        ("len(self.targets)", "5", "for train has 5 images, but 4 labels"),
+        ("[2]", "[]", "The data set for val is empty"),
+    ],
+)
+def test_an_own_data_set_with_odd_labels_names_them(old: str, new: str, words: str, write_config: WriteConfig) -> None:
+    with pytest.raises(DataError, match=words):
+        load_data(load_config(write_config(OWN.replace(old, new))))
+
+
+READ = """
+class dataset(torch.utils.data.Dataset):
+    def __init__(self, split):
+        self.kept = [0, 1, 1] if split == "train" else [1]
+    def __len__(self):
+        return len(self.kept)
+    def __getitem__(self, index):
+        return torch.zeros(3, 8, 8), self.kept[index]
+"""
+
+
+def test_labels_are_read_from_the_items_where_there_is_no_list(write_config: WriteConfig) -> None:
+    data = load_data(load_config(write_config(READ)))
+    assert data.counts == (1, 2)
+    assert data.val is not None
+    for kind in ("torch.tensor([{}])[0]", "torch.tensor([{}]).numpy()[0]", "torch.tensor([{}]).numpy()[0] == 1"):
+        given = READ.replace("self.kept[index]\n", kind.format("self.kept[index]") + "\n")
+        assert load_data(load_config(write_config(given))).digests == data.digests
+    with pytest.raises(DataError, match=r"Sample 0 of the data set for train has label tensor\(0\.\)"):
+        load_data(load_config(write_config(READ.replace("self.kept[index]\n", "torch.tensor(0.0)\n"))))
+    with pytest.raises(
+        DataError, match="Sample 1 of the data set for train cannot be read: IndexError: list"
+    ) as caught:
+        load_data(load_config(write_config(READ.replace("[0, 1, 1]", "[0, 1, 1][:1]").replace("len(self.kept)", "3"))))
+    assert caught.value.problems[0].where.endswith("__getitem__")
+
+
+def test_a_librarys_data_set_that_raises_is_no_bug(write_config: WriteConfig, tmp_path: Path) -> None:
+    lines = "from functools import partial\nfrom torchvision.datasets import CIFAR10\ndataset = partial(CIFAR10, '.')"
+    with pytest.raises(DataError, match=r"data set for train cannot be made: RuntimeError: Dataset not found"):
+        load_data(load_config(write_config(lines)))
+    with pytest.raises(ZeroDivisionError):  # the user's own: told with its line
+        load_data(load_config(write_config(READ.replace("[0, 1, 1]", "1 / 0"))))

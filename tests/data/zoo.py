@@ -77,7 +77,18 @@ def png(
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """Return a chunk: length, kind, data, checksum."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def with_wrong_checksum(content: bytes, kind: bytes) -> bytes:
+    """Return a PNG in which the checksum of the chunks of one kind is wrong."""
+    rest, changed = content[8:], content[:8]
+    while rest:
+        end = 12 + int.from_bytes(rest[:4], "big")
+        changed += rest[: end - 1] + bytes([rest[end - 1] ^ (rest[4:8] == kind)])
+        rest = rest[end:]
+    return changed
 
 
 def tiff(
@@ -88,19 +99,22 @@ def tiff(
     extra: Sequence[int] = (),
     planes: bool = False,
     order: str = "<",
+    deflate: bool = False,
     more: Sequence[tuple[int, int, list[int]]] = (),
 ) -> bytes:
-    """Return an uncompressed TIFF of (H, W) or (H, W, C) samples (TIFF 6.0).
+    """Return a TIFF of (H, W) or (H, W, C) samples (TIFF 6.0).
 
     `more` holds further tags: (tag, 3 for short or 4 for long, values).
     """
     height, width = samples.shape[:2]
     layers = np.moveaxis(np.atleast_3d(samples), 2, 0) if planes else samples[None]
     strips = [layer.astype(samples.dtype.newbyteorder(order)).tobytes() for layer in layers]
+    if deflate:
+        strips = [zlib.compress(strip) for strip in strips]
     channels = samples.shape[2] if samples.ndim == 3 else 1
     bits = samples.dtype.itemsize * 8
     tags = [
-        (256, 4, [width]), (257, 4, [height]), (258, 3, [bits] * channels), (259, 3, [1]), (262, 3, [photometric]),
+        (256, 4, [width]), (257, 4, [height]), (258, 3, [bits] * channels), (259, 3, [8 if deflate else 1]), (262, 3, [photometric]),
         (273, 4, [0] * len(strips)), (277, 3, [channels]), (278, 4, [height]),
         (279, 4, [len(strip) for strip in strips]), (284, 3, [2 if planes else 1]),
         (339, 3, [sample_format] * channels), *([(338, 3, list(extra))] if extra else []), *more,
@@ -223,6 +237,7 @@ def _transparent() -> list[Specimen]:
     image_alphas = np.array([255, 100, 0, 7])
     rgb_hidden = np.equal(RGB, RGB[3, 4]).all(axis=2)[..., None]
     premultiplied = np.dstack([np.rint(RGB * alpha[..., None]).astype(np.uint8), ALPHA])
+    over_red = over_white(three(RGB[..., 0]), alpha)
     return [
         Specimen("rgba.png", encoded(Image.fromarray(rgba), "PNG"), over_white(RGB, alpha), 0.51),
         Specimen(
@@ -231,6 +246,7 @@ def _transparent() -> list[Specimen]:
         Specimen("rgba.tif", encoded(Image.fromarray(rgba), "TIFF"), over_white(RGB, alpha), 0.51),
         Specimen("la.png", encoded(Image.fromarray(la), "PNG"), over_white(three(GREY), alpha), 0.51),
         Specimen("la.tif", tiff(la, 1, extra=[2]), over_white(three(GREY), alpha), 0.51),
+        Specimen("premultiplied-la.tif", tiff(premultiplied[..., [0, 3]], 1, extra=[1]), over_red, 1.5),
         # Pillow divides by alpha, and multiplies again.
         Specimen("premultiplied.tif", tiff(premultiplied, 2, extra=[1]), over_white(RGB, alpha), 1.5),
         Specimen("palette-key.png", encoded(image, "PNG", transparency=2), np.where(hidden, 255, palette[indices]), 0),
@@ -276,6 +292,8 @@ def _deep() -> list[Specimen]:
     rgb_key = (b"tRNS", struct.pack(">HHH", *DEEP[3, 4]))
     hidden = np.zeros((HEIGHT, WIDTH), bool)
     hidden[3, 4] = True
+    near = DEEP.copy()
+    near[5:8] = DEEP[3, 4] ^ 1  # like the transparent colour but for the last bit
     twelve = grey >> 4
     packed = np.stack(
         [twelve[:, ::2] >> 4, (twelve[:, ::2] & 15) << 4 | twelve[:, 1::2] >> 8, twelve[:, 1::2] & 255], axis=2
@@ -286,6 +304,12 @@ def _deep() -> list[Specimen]:
         Specimen("la16.png", png(la, 4), over_white(grey_reference, alpha), 2),
         Specimen("rgb16.png", png(DEEP, 2), rgb, 1),
         Specimen("rgb16-key.png", png(DEEP, 2, before=[rgb_key]), np.where(three(hidden) == 1, 255, rgb), 1),
+        Specimen(
+            "rgb16-near-key.png",
+            png(near, 2, before=[rgb_key]),
+            np.where(three(hidden) == 1, 255, near / 257.0),
+            1,
+        ),
         Specimen("rgba16.png", png(rgba, 6), over_white(rgb, alpha), 2),
         Specimen("grey16-little.tif", tiff(grey, 1), grey_reference, 0.5),
         Specimen("grey16-big.tif", tiff(grey, 1, order=">"), grey_reference, 0.5),
@@ -296,6 +320,7 @@ def _deep() -> list[Specimen]:
             grey_reference,
             0.5,
         ),
+        Specimen("grey16-big-deflate.tif", tiff(grey, 1, order=">", deflate=True), grey_reference, 0.5),
         Specimen("grey12.tif", tiff12(packed.astype(np.uint8)), three(twelve / 4095 * 255), 0.5),
         Specimen("rgb16-little.tif", tiff(DEEP, 2), rgb, 1),
         Specimen("rgb16-big.tif", tiff(DEEP, 2, order=">"), rgb, 1),
@@ -303,6 +328,12 @@ def _deep() -> list[Specimen]:
         Specimen("float.tif", tiff((grey / 65535).astype(np.float32), 1, sample_format=3), grey_reference, 0.5),
         Specimen(
             "float-big.tif", tiff((grey / 65535).astype(np.float32), 1, sample_format=3, order=">"), grey_reference, 0.5
+        ),
+        Specimen(
+            "float-big-deflate.tif",
+            tiff((grey / 65535).astype(np.float32), 1, sample_format=3, order=">", deflate=True),
+            grey_reference,
+            0.5,
         ),
         Specimen(
             "float-deflate.tif",
@@ -420,9 +451,14 @@ def _turned() -> list[Specimen]:
         ]
     late = png(stored_for(RGB, 6), 2, after=[(b"eXIf", exif(6).removeprefix(b"Exif\0\0"))])
     rgba = np.dstack([RGB, ALPHA])
+    xmp = (b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + b'<x:d tiff:Orientation="6"/>')
     return [
         *files,
         Specimen("turned-late.png", late, RGB, 0),
+        Specimen("turned-by-text.png", png(stored_for(RGB, 6), 2, before=[xmp]), RGB, 0),
+        Specimen(
+            "turned-wrong.png", with_wrong_checksum(encoded(Image.fromarray(RGB), "PNG", exif=exif(6)), b"eXIf"), RGB, 0
+        ),
         Specimen(
             "turned-rgba.png",
             encoded(Image.fromarray(stored_for(rgba, 8)), "PNG", exif=exif(8)),
@@ -463,9 +499,22 @@ def _odd() -> list[Specimen]:
         Specimen(f"line.{kind.lower()}", encoded(Image.fromarray(line), kind), line, 0)
         for kind in ("PNG", "BMP", "TIFF")
     ]
+    noted = png(RGB, 2, before=[(b"tEXt", b"Title\0sunset")], after=[(b"tEXt", b"Author\0me")])
+    two_megabytes = zlib.compress(bytes(2 << 20))
+    large = [(b"zTXt", b"Comment\0\0" + two_megabytes), (b"iCCP", b"profile\0\0" + two_megabytes)]
+    image, indices, palette = _palette_image()
+    gif = encoded(image, "GIF")
+    place, page = struct.Struct("<BHHHH"), np.full((HEIGHT + 7, WIDTH + 5, 3), 255)
+    page[4 : 4 + HEIGHT, 3 : 3 + WIDTH] = palette[indices]
+    on_page = gif[:6] + struct.pack("<HH", WIDTH + 5, HEIGHT + 7) + gif[10:]
+    on_page = on_page.replace(place.pack(0x2C, 0, 0, WIDTH, HEIGHT), place.pack(0x2C, 3, 4, WIDTH, HEIGHT))
     return [
         *dot_files,
         *line_files,
+        Specimen("damaged-text.png", with_wrong_checksum(noted, b"tEXt"), RGB, 0),
+        Specimen("large-text.png", png(RGB, 2, before=large), RGB, 0),
+        Specimen("part.gif", on_page, page, 0),
+        Specimen("behind.gif", gif + b"\r\nsent by;me", palette[indices], 0),
         Specimen("column.png", encoded(Image.fromarray(line.transpose(1, 0, 2)), "PNG"), line.transpose(1, 0, 2), 0),
         Specimen("png-named.jpg", encoded(Image.fromarray(RGB), "PNG"), RGB, 0),
     ]
@@ -475,6 +524,7 @@ def refused_ones() -> list[tuple[str, bytes, str]]:
     """Return (name, content, a word of the reason) of files that header and end give away."""
     grey = DEEP[..., 0]
     rgb = encoded(Image.fromarray(RGB), "PNG")
+    keyed, parts = encoded(_palette_image()[0], "PNG", transparency=2), (b"IHDR", b"PLTE", b"tRNS")
     return [
         ("empty.jpg", b"", "empty"),
         ("text.jpg", b"this is no picture", "no JPEG"),
@@ -487,7 +537,22 @@ def refused_ones() -> list[tuple[str, bytes, str]]:
         ("uint32.tif", tiff(grey.astype(np.uint32), 1), "integers"),
         ("planes16.tif", tiff(DEEP, 2, planes=True), "planes"),
         ("float64.tif", tiff(grey / 65535, 1, sample_format=3), "Pillow cannot read"),
+        ("webp-inside.tif", tiff(RGB, 2).replace(*_compression(50001)), "WebP inside a TIFF"),
+        ("jpeg2000-inside.tif", tiff(RGB, 2).replace(*_compression(34712)), "Pillow cannot read"),
+        ("big-endian-big.tif", b"MM\0+\0\x08\0\0" + bytes(24), "big-endian"),
+        ("no-palette.png", png(GREY, 3), "palette is missing"),
+        ("no-pixels.png", png(RGB, 2).replace(b"IDAT", b"IDOT"), "no pixels"),
+        *(
+            (f"{kind.decode()}.png", with_wrong_checksum(keyed, kind), f"checksum of its {kind.decode()}")
+            for kind in parts
+        ),
     ]
+
+
+def _compression(kind: int) -> tuple[bytes, bytes]:
+    """Return the tag of an uncompressed little-endian TIFF, and what is to stand in its place."""
+    tag = struct.Struct("<HHIHH")
+    return tag.pack(259, 3, 1, 1, 0), tag.pack(259, 3, 1, kind, 0)
 
 
 def refused_by_pixels() -> list[tuple[str, bytes, str]]:
@@ -501,6 +566,11 @@ def refused_by_pixels() -> list[tuple[str, bytes, str]]:
         ("float-wide.tif", tiff(grey * 4093, 1, sample_format=3), "to 4"),
         ("float-negative.tif", tiff(grey - 0.5, 1, sample_format=3), "floating-point"),
         ("float-nan.tif", tiff(holed, 1, sample_format=3), "nan"),
+        (
+            "flipped.png",
+            content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+            "checksum of its IDAT",
+        ),
         ("hole.png", content[:middle] + b"\0" * 40 + content[middle + 40 :], "damaged"),
         *damaged_jpegs(),
     ]
@@ -527,12 +597,24 @@ def damaged_jpegs() -> list[tuple[str, bytes, str]]:
     odd = plain.replace(b"JFIF\0\1", b"JFIF\0\2", 1)  # libjpeg remarks on the version, and then on nothing else
     for name, whole in (("inks", inks), ("odd-version", odd), ("odd-scan", odd_scan(plain))):
         files.append((f"{name}-cut.jpg", whole[: len(whole) // 2] + b"\xff\xd9", "cannot be decoded"))
+    arithmetic = bytearray.fromhex(ARITHMETIC_JPEG)
+    arithmetic[137] = 72  # a code that cannot be
+    files.append(("odd-scan-arithmetic.jpg", odd_scan(bytes(arithmetic)), "cannot be decoded"))
     scans = separate_scans(noise)
     later = scans.rindex(b"\xff\xda")
     files.append(
         ("odd-later-scan-cut.jpg", (scans[:later] + odd_scan(scans[later:]))[:-900] + b"\xff\xd9", "cannot be")
     )
     return files
+
+
+# 16 × 16 grey noise, coded again by `jpegtran -arithmetic` (libjpeg-turbo 2.1): Pillow cannot write such a file.
+ARITHMETIC_JPEG = (
+    "ffd8ffe000104a46494600010100000100010000ffdb0043001b12141714111b1716171e1c1b2028422b28252528513a3d3042605565645f555d"
+    "5b6a7899816a7190735b5d85b586909ea3abadab6780bcc9baa6c799a8aba4ffc9000b080010001001011100ffcc000600101005ffda00080101"
+    "00003f00dd45fc477225f856cc90d9acce2b4c11dd0ecd16e76236878a9750ecf52ca7280a6a4f84455c2e94923e798aa59741e6e3f8d1109749"
+    "b0954bfc139b9668aa94cfb58f9bf4e4fced9804c65e372242dd196f6ab3de7c9fdbade8b03389c360ffd9"
+)
 
 
 def separate_scans(picture: np.ndarray) -> bytes:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pochitrain.experiment import read_manifest
 from tests.faults.lives import (
     Life,
     command,
@@ -50,6 +51,8 @@ def test_a_checkpoint_that_does_not_fit_keeps_the_one_before_and_the_run_goes_on
     epoch, step = state_at_end(tmp_path / "work_dirs")
     assert epoch >= 1
     assert step == 0
+    manifest = read_manifest(only_experiment(tmp_path / "work_dirs"))
+    assert (manifest["status"], manifest["epochs_finished"]) == ("failed", epoch)
     assert live(command("train", "-c", path), life.output) == 0, life.said
     assert temporaries(tmp_path) == []
     assert live(trained(path, work_dir=str(tmp_path / "straight")), life.output) == 0
@@ -66,7 +69,7 @@ def test_pictures_that_do_not_fit_are_a_warning(write_config: WriteConfig, tmp_p
 
     life = Life(limited, tmp_path / "said.txt")
     assert life.end() == 0, life.said
-    assert life.said.count("warning: The pictures cannot be drawn: The file is larger") == 1
+    assert life.said.count("warning: Not every picture could be drawn: The file is larger") == 1
     assert state_at_end(tmp_path / "work_dirs") == (2, 0)
     assert temporaries(tmp_path) == []
 
@@ -82,7 +85,7 @@ def test_tables_and_pictures_that_cannot_be_written_are_a_warning(write_config: 
     experiment.metrics_csv.mkdir()
     assert life.end() == 0, life.said
     assert life.said.count("warning: The metrics cannot be written") == 1
-    assert life.said.count("warning: The pictures cannot be drawn") == 1
+    assert life.said.count("warning: Not every picture could be drawn: A file is in the place of a folder") == 1
     experiment.metrics_csv.rmdir()
     experiment.plots_dir.unlink()
     assert live(command("train", "-c", path, "--epochs", 5), life.output) == 0

@@ -230,6 +230,67 @@ def test_an_own_scheduler_that_is_none(write_config: WriteConfig, made: str) -> 
     assert "load_state_dict" in found.mend
 
 
+@pytest.mark.parametrize("signature", ["", "*, lr", "**settings"])
+def test_an_own_function_that_does_not_take_what_it_is_for(write_config: WriteConfig, signature: str) -> None:
+    found = problem(config_of(write_config, f"def optimizer({signature}): pass"))
+    assert (found.what, found.where) == ("optimizer does not take the parameters first", "optimizer")
+    assert "def optimizer(parameters, …)" in found.mend
+    found = problem(config_of(write_config, f"def scheduler({signature}): pass"))
+    assert (found.what, found.where) == ("scheduler does not take the optimizer first", "scheduler")
+
+
+def test_an_optimizer_that_needs_a_closure_needs_an_own_epoch(write_config: WriteConfig) -> None:
+    lines = "optimizer = torch.optim.LBFGS\n"
+    found = problem(config_of(write_config, lines))
+    assert found.what == "LBFGS needs a closure at each step, which a training does not give"
+    assert found.where == "optimizer"
+    assert check_optimization(config_of(write_config, lines + "def train_epoch(run, epoch): pass")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "rate"),
+    [
+        ("ExponentialLR", {"gamma": -1}, "epoch 2 would be -0.01"),
+        ("ExponentialLR", {"gamma": 1e200}, "epoch 3 would be inf"),
+        ("ExponentialLR", {"gamma": float("nan")}, "epoch 2 would be nan"),
+        ("StepLR", {"step_size": 4, "gamma": -0.5}, "epoch 5 would be -0.005"),
+        ("LinearLR", {"start_factor": 1.0, "end_factor": 0.0, "total_iters": 3}, None),
+        ("CosineAnnealingLR", {"T_max": 2}, None),
+    ],
+)
+def test_every_rate_of_a_schedule_is_one(
+    write_config: WriteConfig, name: str, given: dict[str, Any], rate: str | None
+) -> None:
+    config = config_of(write_config, scheduler=name, scheduler_params=given, epochs=6)
+    found = check_optimization(config)
+    assert [(problem.what, problem.where) for problem in found] == (
+        [(f"The learning rate of {rate}", "scheduler_params")] if rate else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "wrong"),
+    [
+        ("StepLR", {"step_size": -3}, "step_size cannot be -3"),
+        ("StepLR", {"step_size": 2.5}, "step_size cannot be 2.5"),
+        ("MultiStepLR", {"milestones": ["a", 3]}, "milestones cannot be ['a', 3]"),
+        ("CosineAnnealingLR", {"T_max": -5}, "T_max cannot be -5"),
+        ("LinearLR", {"total_iters": -1}, "total_iters cannot be -1"),
+    ],
+)
+def test_epochs_in_a_schedule_are_some(write_config: WriteConfig, name: str, given: dict[str, Any], wrong: str) -> None:
+    for lines, settings in (("", {"scheduler": name}), (f"scheduler = torch.optim.lr_scheduler.{name}", {})):
+        found = problem(config_of(write_config, lines, scheduler_params=given, **settings))
+        assert found.what == f"scheduler_params.{wrong}"
+        assert found.mend == "epochs are integers ≥ 1"
+
+
+def test_a_schedule_lasts_as_long_as_the_training(write_config: WriteConfig) -> None:
+    lines = "scheduler = torch.optim.lr_scheduler.OneCycleLR\nscheduler_params = {'max_lr': 0.1, 'total_steps': 3}\n"
+    assert check_optimization(config_of(write_config, lines, epochs=3)) == []
+    assert "total steps is 3" in problem(config_of(write_config, lines, epochs=6)).what
+
+
 def test_a_plateau_takes_training_where_there_is_no_validation(write_config: WriteConfig) -> None:
     config = config_of(write_config, scheduler="ReduceLROnPlateau", scheduler_params={"mode": "max"})
     scheduler = build_scheduler(config, optimizer_of(config))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,18 @@ def test_many_classes_leave_zeros_out_and_keep_single_mistakes_visible(tmp_path:
     percent = draw(tmp_path, matrix, normalize=True)
     assert cells(percent)[3, 7].get_text() == "1.0"
     assert cells(percent)[3, 3].get_text() == "99"
+
+
+@pytest.mark.parametrize(
+    ("classes", "look"), [(100, {}), (20, {"figsize": (5, 9), "label_fontsize": 20}), (40, {"figsize": (4, 12)})]
+)
+def test_each_column_is_as_wide_as_a_turned_name(tmp_path: Path, classes: int, look: dict[str, Any]) -> None:
+    """Numbers of one digit alone need less."""
+    figure = draw(tmp_path, some_matrix(classes, images=8), **look)
+    labels = figure.axes[0].get_xticklabels()
+    assert len(labels) == classes
+    boxes = [label.get_window_extent() for label in labels]
+    assert all(a.x1 <= b.x0 + 1 for a, b in pairwise(boxes))
 
 
 def test_beyond_what_fits_on_a_picture_colours_stay_and_names_thin_out(tmp_path: Path) -> None:

@@ -91,7 +91,9 @@ def test_tables_hold_every_trial(tmp_path: Path) -> None:
     lines = list(csv.DictReader(io.StringIO(trials_csv(own))))
     assert [line["val_accuracy"] for line in lines] == ["50.0", "", "", "70.0", "70.0", "60.0", "", "65.0", ""]
     assert lines[2]["error"] == "The <loss> is no longer finite"
-    assert lines[1]["model"] == "<b>"
+    assert [line["model"] for line in lines[:3]] == ["a", "<b>", "None"]
+    assert [line["repeat_of"] for line in lines[3:5]] == ["", "3"]
+    assert ">None<" in pages(tmp_path, own)["optimization_history"]
 
 
 def test_pages_work_offline_and_share_one_plotly(tmp_path: Path) -> None:
@@ -152,9 +154,17 @@ def test_the_history_shows_every_trial_and_the_best_so_far() -> None:
     assert traces["complete"]["x"] == [0, 3, 4, 5, 8]
     assert (traces["best so far"]["x"], traces["best so far"]["y"]) == ([0, 3, 4, 5, 8], [50.0, 70.0, 70.0, 70.0, 70.0])
     assert (traces["pruned"]["x"], traces["pruned"]["y"]) == ([1], [30.0])
-    assert traces["failed"]["x"] == [2]
+    assert (traces["failed"]["x"], traces["failed"]["yaxis"]) == ([2], "y2")
     lowest = StudyView("s", ["val_loss"], ["minimize"], DIMENSIONS, [row(0, 2.0), row(1, 3.0), row(2, 1.0)], (2,))
     assert {trace["name"]: trace for trace in history_chart(lowest)["data"]}["best so far"]["y"] == [2.0, 2.0, 1.0]
+
+
+def test_what_failed_has_no_value() -> None:
+    layout = history_chart(view([row(0, None, FAILED)], best=()))["layout"]
+    assert layout["showlegend"]  # which plotly leaves out for a single kind
+    assert (layout["yaxis2"]["overlaying"], layout["yaxis2"]["range"]) == ("y", [0, 1])
+    assert not layout["yaxis"]["showticklabels"]
+    assert "showticklabels" not in history_chart(view())["layout"]["yaxis"]
 
 
 def test_axes_fit_their_settings() -> None:
@@ -172,6 +182,9 @@ def test_contours_interpolate_between_numbers_only() -> None:
     assert sum(cell is not None for line in surface["z"] for cell in line) == 5
     two = Dimension("optimizer", "categorical", choices=("A", "B"), labels=("A", "B"))
     rows = [row(n, 50.0 + n, point={"model": "a" if n < 2 else None, "optimizer": "AB"[n % 2]}) for n in range(4)]
+    for across, up in ((RATE, MODEL), (MODEL, SIZE)):  # beside a choice lies nothing
+        (points,) = contour_chart(view(), across, up)["data"]
+        assert points["marker"]["color"] == [50.0, 70.0, 70.0, 60.0, 65.0]
     surface = contour_chart(view(rows, [MODEL, two]), MODEL, two)["data"][0]
     assert surface["type"] == "heatmap"
     assert (surface["x"], surface["y"], surface["z"]) == (["a", "None"], ["A", "B"], [[50.0, 52.0], [51.0, 53.0]])
@@ -193,6 +206,15 @@ def test_parallel_lines_stand_where_their_values_are() -> None:
         assert all(0 <= height <= 1 for height in trace["y"])
     texts = [mark["text"] for mark in chart["layout"]["annotations"]]
     assert texts == ["0.0001", "0.1", "8", "64", "a", "&lt;b&gt;", "None", "50", "70"]
+
+
+def test_long_choices_leave_room_for_the_next_setting() -> None:
+    names = tuple(f"a transform with a very long name {n}" for n in range(2))
+    wide = Dimension("train_transform", "categorical", choices=names, labels=names)
+    rows = [row(n, 50.0, point={**row(n, 0).point, "train_transform": names[n]}) for n in range(2)]
+    texts = [mark["text"] for mark in parallel_chart(view(rows, [wide, *DIMENSIONS]))["layout"]["annotations"]]
+    assert all(len(text) <= 28 for text in texts)
+    assert texts[0] != texts[1]
 
 
 def test_the_winner_of_several_objectives_is_the_best_by_the_first() -> None:

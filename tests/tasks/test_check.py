@@ -24,7 +24,7 @@ from pochitrain.data.source import load_data
 from pochitrain.errors import DataError
 from pochitrain.tasks.check import crop_steps
 from tests.data.pictures import picture, write_pictures
-from tests.data.zoo import damaged_jpegs, doubtful_jpegs
+from tests.data.zoo import damaged_jpegs, doubtful_jpegs, refused_by_pixels, refused_ones
 
 WriteConfig = Callable[..., Path]
 
@@ -111,6 +111,14 @@ def test_planted_faults_are_found(
     assert (tmp_path / "report" / "pairs.png").exists()
 
 
+def test_every_damaged_picture_is_a_finding(check: Callable[..., int], data: Path, tmp_path: Path) -> None:
+    files = [*refused_ones(), *refused_by_pixels()]
+    for number, (_name, content, _word) in enumerate(files):
+        (data / "train" / "ant" / f"bad{number}.png").write_bytes(content)
+    assert check() == 3
+    assert kinds(tmp_path / "report")["error", "unreadable"] == len(files)
+
+
 def test_unreadable_files_that_training_skips_are_warnings(
     check: Callable[..., int], data: Path, tmp_path: Path
 ) -> None:
@@ -134,6 +142,12 @@ def test_what_is_wrong_with_one_part_hides_nothing_else(check: Callable[..., int
     shutil.copy(data / "train" / "ant" / "003.png", data / "val" / "ant" / "leak.png")
     assert check() == 3
     assert kinds(tmp_path / "report") == {("error", "classes"): 2, ("warning", "note"): 1, ("warning", "leak"): 1}
+
+
+def test_a_split_that_leaves_nothing_to_validate_is_an_error(check: Callable[..., int], tmp_path: Path) -> None:
+    assert check("val_data_root = 'auto'\ngroup_by = 'png'") == 3
+    assert kinds(tmp_path / "report") == {("error", "folder"): 1}
+    assert "Nothing is left for validation" in rows(tmp_path / "report")[0]["detail"]
 
 
 def test_a_table_with_a_missing_file_is_looked_at_all_the_same(

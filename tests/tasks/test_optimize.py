@@ -31,11 +31,13 @@ from pochitrain.history import TIMING
 from pochitrain.reports.trials import COMPLETE, FAILED, PRUNED, TrialRow
 from pochitrain.sinks.console import Log
 from pochitrain.tasks.confirm import Confirmation, gain_interval
-from pochitrain.tasks.optimize import Searched, made_of
+from pochitrain.tasks.made_of import made_of
+from pochitrain.tasks.optimize import Searched
+from pochitrain.tasks.search import Search
 from pochitrain.tasks.study import open_study
-from pochitrain.tasks.trial import Outcome
+from pochitrain.tasks.trial import Outcome, Work
 from pochitrain.tasks.workers import device_of, import_ahead
-from tests.conftest import TINY, pochi
+from tests.conftest import TINY, make_images, pochi
 
 WriteConfig = Callable[..., Path]
 
@@ -304,6 +306,30 @@ def test_when_every_trial_fails_the_reasons_are_told(write_config: WriteConfig, 
     assert "# No trial is complete yet.\n" in (folder / "optimized_config.py").read_text()
 
 
+def test_what_all_trials_ended_with_is_the_exit_code(
+    write_config: WriteConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = "def loss(logits, labels):\n    return nn.functional.cross_entropy(logits, labels) * float('nan')\n"
+    path = write_config(lines + optuna({"seed": {"type": "int", "low": 1, "high": 9}}))
+    code, _out, err = command(capsys, "optimize", "-c", path)
+    assert code == 4
+    assert err.count("The loss is no longer finite") == 1  # though each has another number in it
+
+
+def test_a_metric_that_only_some_trials_have_ends_no_search(write_config: WriteConfig) -> None:
+    lines = """
+def more(run, epoch):
+    return {"train_loss": 1.0, "train_accuracy": 0.0, "gap": 1.0}
+def less(run, epoch):
+    return {"train_loss": 1.0, "train_accuracy": 0.0}
+train_epoch = more
+"""
+    both = optuna({"train_epoch": {"type": "categorical", "choices": ["#less", "#more"]}}, n_trials=2, optuna_epochs=1,
+                  metric="gap", sampler="GridSampler")  # fmt: skip
+    found = optimize(load_config(write_config(lines + both.replace("'#more'", "more").replace("'#less'", "less"))))
+    assert [(row.state, row.point["train_epoch"]) for row in found.rows] == [(COMPLETE, "more"), (FAILED, "less")]
+
+
 class Merciless(BasePruner):
     def prune(self, study: Any, trial: Any) -> bool:
         return True
@@ -483,6 +509,33 @@ def test_a_search_that_was_stopped_and_killed_goes_on_as_if_nothing_had_been(
     assert len(more.rows) == 6
 
 
+def test_a_signal_before_the_first_trial_leaves_nothing_behind(
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pochitrain.tasks.optimize.import_for_importances", lambda: os.kill(os.getpid(), signal.SIGINT))
+    started = time.monotonic()
+    code, out, err = command(capsys, "optimize", "-c", write_config("import time\ntime.sleep(1)\n" + optuna({})))
+    assert (code, out) == (130, "")
+    assert "Stopped before the first trial; nothing has been written" in err
+    assert not (tmp_path / "work_dirs").exists()
+    assert time.monotonic() - started < 10
+
+
+def test_a_signal_after_the_last_trial_changes_nothing(
+    write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = Search.end
+
+    def end(search: Search, work: Work, outcome: Outcome) -> None:
+        plain(search, work, outcome)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Search, "end", end)
+    code, out, err = command(capsys, "optimize", "-c", write_config(optuna({}, n_trials=1, optuna_epochs=1)))
+    assert (code, err) == (0, "")
+    assert "best is trial 0" in out
+
+
 # ------------------------------------------------------------------------------------------------------------ command line
 
 
@@ -518,7 +571,7 @@ def test_a_wrong_search_space_leaves_nothing_behind(
 
 def test_what_cannot_be_trained_is_said_before_anything_is_written(write_config: WriteConfig, tmp_path: Path) -> None:
     broken = "def model(num_classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(192, 99))\n"
-    with pytest.raises(ConfigError, match="3 classes need"):
+    with pytest.raises(ConfigError, match=r"and not \(1, 3\)"):
         optimize(load_config(write_config(broken + optuna({"learning_rate": RATE}))))
     assert not (tmp_path / "work_dirs").exists()
 
@@ -583,6 +636,65 @@ def test_a_study_goes_on_with_its_own_dimensions_only(
     assert words in str(error.value)
 
 
+CHOICES = """
+import functools
+width = {width}
+def wide(num_classes, width):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, {outputs}))
+sized = transforms.Compose([transforms.Resize({size}), transforms.ToTensor()])
+learning_rate = {rate}
+optimizer_params = {{"weight_decay": {decay}}}
+scheduler_params = {{"gamma": {gamma}}}
+early_stopping = {{"enabled": True, "min_delta": {delta}}}
+def choices(*values):
+    return {{"type": "categorical", "choices": values}}
+optuna = {{"storage": {storage!r}, "optuna_epochs": {optuna_epochs}, "search_space": {{
+    "model": choices(model, wide), "train_transform": choices(train_transform, sized), "learning_rate": choices({rates}),
+    "optimizer": choices("Adam", "AdamW"), "scheduler": choices(None, "ExponentialLR"),
+    "early_stopping.patience": {{"type": "int", "low": 2, "high": {patience}}}, "val_data_root": choices(val_data_root, {val!r}),
+}}}}
+"""
+PLAIN = {
+    "width": 3, "outputs": "num_classes", "size": 8, "rate": 0.01, "decay": 0.1, "gamma": 0.5, "delta": 1.0,
+    "optuna_epochs": 4, "rates": "0.1, 0.2", "patience": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"rate": 0.5, "patience": 9}, None),  # the file's own value of what is searched, and the end of a range
+        ({"width": 4}, "search_space.model.choices[1]"),
+        ({"outputs": "3"}, "search_space.model.choices[1]"),
+        ({"size": 6}, "search_space.train_transform.choices[1]"),
+        ({"rates": "0.1, 0.3"}, "learning_rate"),
+        ({"decay": 0.2}, "optimizer_params.weight_decay 0.1 → 0.2"),
+        ({"gamma": 0.9}, "search_space.scheduler.choices[1]"),
+        ({"delta": 2.0}, "early_stopping.min_delta 1.0 → 2.0"),
+        ({"optuna_epochs": 5}, "optuna.optuna_epochs"),
+        ({}, "search_space.val_data_root.choices[1]"),  # another image there
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_a_study_goes_on_with_what_its_choices_were(
+    write_config: WriteConfig, tmp_path: Path, changed: dict[str, Any], words: str | None
+) -> None:
+    val = make_images(tmp_path / "val", {"ant": 1, "bee": 1, "cat": 1})
+    places = {"storage": f"sqlite:///{tmp_path / 'study.db'}", "val": str(val)}
+    config = load_config(write_config(CHOICES.format(**PLAIN, **places)))
+    open_study(config, made_of(config, load_data(config))).close()
+    if not changed:
+        make_images(val, {"ant": 2})
+    config = load_config(write_config(CHOICES.format(**{**PLAIN, **changed}, **places)))
+    made = made_of(config, load_data(config))
+    if words is None:
+        open_study(config, made).close()
+        return
+    with pytest.raises(ConfigError, match="was made of something else") as error:
+        open_study(config, made)
+    assert words in str(error.value)
+
+
 def test_a_full_disk_ends_the_search(write_config: WriteConfig, tmp_path: Path) -> None:
     lines = """
 def train_epoch(run, epoch):
@@ -594,7 +706,7 @@ def train_epoch(run, epoch):
     assert statistics(tmp_path / "work_dirs" / "optuna_results")["status"] == "stopped"
 
 
-def test_no_trial_begins_after_the_time_limit(write_config: WriteConfig) -> None:
+def test_no_trial_begins_after_the_time_limit(write_config: WriteConfig, capsys: pytest.CaptureFixture[str]) -> None:
     lines = """
 import time
 def train_epoch(run, epoch):
@@ -607,6 +719,8 @@ def train_epoch(run, epoch):
     assert 1 <= len(found.rows) < 100
     assert {(row.state, len(row.epochs)) for row in found.rows} == {(COMPLETE, 2)}  # what has begun is finished
     assert statistics(found.folder)["status"] == "time limit"
+    said = f'Time limit after {len(found.rows)} of 100 trials; set optuna["storage"] to be able to continue'
+    assert said in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_process_that_workers_come_from_does_not_hear_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -679,9 +793,34 @@ def test_new_seeds_are_none_that_were_tried(write_config: WriteConfig, capsys: p
     assert capsys.readouterr().out == "confirm shipped, seed 43: interrupted\n"
 
 
+def test_a_seed_in_which_the_winner_fails_confirms_nothing(
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = {"learning_rate": {"type": "float", "low": 0.1, "high": 0.9}}
+    config = load_config(write_config(optuna(space, confirm_seeds=3)))
+    confirmation = Confirmation(config, TrialRow(7, COMPLETE, point={"learning_rate": 0.5}), [], tmp_path, Log("info"))
+    monkeypatch.setenv("POCHI_LANG", "ja")
+    for job in reversed(confirmation.jobs):  # in whatever order they end
+        seed, won = job.fixed["seed"], job.point is not None
+        if won and seed == 44:
+            confirmation.end(job, Outcome(FAILED, error="The loss is no longer finite"))
+        else:
+            confirmation.end(job, Outcome(COMPLETE, values=[seed + 40.0 * won]))
+    said = capsys.readouterr().out
+    assert "winner" not in said
+    assert "shipped" not in said
+    monkeypatch.setenv("POCHI_LANG", "en")
+    told = confirmation.result()
+    assert told["winner"]["values"] == [83.0, None, 85.0]
+    assert told["winner"]["failed"] == {"44": "The loss is no longer finite"}
+    assert told["shipped"]["values"] == [43.0, 44.0, 45.0]
+    assert (told["confirmed"], told["gain_interval"]) == (False, None)
+    assert told["verdict"] == "Not confirmed: with new seeds a training failed (seed 44)."
+
+
 def test_the_interval_of_a_gain() -> None:
     assert gain_interval([1.0], [2.0]) is None
-    assert gain_interval([2.0, 2.0], [1.0, 1.0]) == (1.0, 1.0)
+    assert gain_interval([2.0, 2.0], [1.0, 1.0]) is None
     winner, shipped = [54.2, 55.1, 53.9, 54.0], [50.1, 51.5, 50.6]
     reference = stats.ttest_ind(winner, shipped, equal_var=False).confidence_interval(0.95)
     assert gain_interval(winner, shipped) == pytest.approx((reference.low, reference.high))

@@ -10,6 +10,7 @@ import pytest
 
 from pochitrain import load_config, optimize
 from pochitrain.config.search import FIELDS, Optuna
+from pochitrain.data.source import load_data
 from pochitrain.errors import ConfigError
 from pochitrain.tasks.search_space import check_space
 from tests.test_docs import FENCE, Example, examples, tiny
@@ -36,9 +37,11 @@ def test_what_is_refused_is_said_as_it_stands_there(
     monkeypatch.setenv("POCHI_LANG", "ja" if page == JAPANESE else "en")
     rows = re.findall(r"^\| `(\"[^`]+})` \| (.+) \| (.+) \|$", page.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(rows) > 10
+    data = load_data(load_config(write_config()))
     for spec, what, mend in rows:
+        path = write_config(f'optuna = {{"search_space": {{{spec}}}}}')
         with pytest.raises(ConfigError) as error:
-            check_space(load_config(write_config(f'optuna = {{"search_space": {{{spec}}}}}')), ("ant", "bee", "cat"))
+            check_space(load_config(path), data)
         assert [(problem.what, problem.mend) for problem in error.value.problems] == [(what, mend)]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pochitrain import load_config
+from pochitrain.data.source import load_data
 from pochitrain.errors import ConfigError
 from pochitrain.tasks.search_space import check_space, combinations
 
@@ -38,9 +39,11 @@ def floats(low: float, high: float) -> dict[str, Any]:
 def check(write_config: WriteConfig) -> Check:
     """Return a function that checks a search space: `check({key: range}, "lines of the config")`."""
 
-    def check_it(space: dict[str, Any], lines: str = "", **optuna: Any) -> list[str]:
-        overrides = {f"optuna.{name}": value for name, value in {"search_space": space, **optuna}.items()}
-        return check_space(load_config(write_config(lines), overrides), ("ant", "bee", "cat"))
+    def check_it(space: dict[str, Any] | None, lines: str = "", **optuna: Any) -> list[str]:
+        given = {"search_space": space, **optuna} if space is not None else optuna
+        overrides = {f"optuna.{name}": value for name, value in given.items()}
+        config = load_config(write_config(lines), overrides)
+        return check_space(config, load_data(config))
 
     return check_it
 
@@ -52,7 +55,7 @@ def check(write_config: WriteConfig) -> Check:
         (
             {"early_stopping.patiense": {"type": "int", "low": 1, "high": 5}},
             "",
-            ["Unknown key early_stopping.patiense", "did you mean patience?"],
+            ["early_stopping.patiense is no setting", "did you mean early_stopping.patience?"],
         ),
         ({"learning_rate": floats(0.1, 2.0)}, "", ["learning_rate cannot be 2.0", "> 0, ≤ 1"]),
         ({"batch_size": choices(16, "many")}, "", ["batch_size cannot be 'many'", "an integer ≥ 1"]),
@@ -61,10 +64,13 @@ def check(write_config: WriteConfig) -> Check:
         (
             {"class_weights": choices(None, [1.0, 2.0])},
             "",
-            ["class_weights = '[1.0, 2.0]' cannot be", "(2) does not match the number of classes (3)"],
+            ["class_weights = [1.0, 2.0] cannot be", "(2) does not match the number of classes (3)"],
         ),
         ({"val_data_root": choices("auto", 5)}, "", ["val_data_root cannot be 5"]),
         ({"val_data_root": choices("auto", "not_there")}, "", ["The data folder cannot be read", "not_there)"]),
+        ({"val_data_root": choices(None, "auto")}, "", ["val_data_root = None cannot be", "there is no val_accuracy"]),
+        ({"num_classes": choices(3, 4)}, "", ["num_classes = 4 cannot be: The data has 3 classes"]),
+        ({"device": choices("cpu", "mps")}, "", ["device = 'mps' cannot be: There is no device 'mps'"]),
         ({"work_dir": choices("a", "b")}, "", ["work_dir cannot be searched"]),
         ({"optuna.n_trials": {"type": "int", "low": 1, "high": 2}}, "", ["optuna.n_trials cannot be searched"]),
         (
@@ -79,6 +85,11 @@ def check(write_config: WriteConfig) -> Check:
             ["Searching early_stopping.patience would change nothing", "Searching val_fraction would change nothing"],
         ),
         (
+            {"early_stopping.patience": {"type": "int", "low": 5, "high": 80}},
+            "early_stopping = {'enabled': True}\noptuna = {'optuna_epochs': 5}",
+            ["Searching early_stopping.patience would change nothing"],
+        ),
+        (
             {"layer_wise_lr_config.layer_rates.fc": floats(0.001, 0.01)},
             LAYERS,
             ["Searching layer_wise_lr_config.layer_rates.fc would change nothing"],
@@ -91,7 +102,7 @@ def check(write_config: WriteConfig) -> Check:
         (
             {"optimizer_params": choices({"momentum": 0.9}, {"betas": (0.9, 0.99)}), "optimizer": choices("SGD")},
             "",
-            ["optimizer_params = \"{'betas': (0.9, 0.99)}\" cannot be", "SGD"],
+            ["optimizer_params = {'betas': (0.9, 0.99)} cannot be", "SGD"],
         ),
     ],
 )
@@ -117,6 +128,27 @@ def test_a_value_that_fits_with_some_others_is_left_to_the_search(check: Check) 
     assert check(scheduled) == []
     params = {"optimizer": choices("SGD", "Adam"), "optimizer_params": choices({"momentum": 0.5}, {"amsgrad": True})}
     assert check(params) == []
+
+
+def test_each_transform_is_tried_on_images(check: Check) -> None:
+    lines = """
+flat = transforms.Compose([transforms.ToTensor(), lambda image: image[0]])
+def fails(image):
+    return transforms.ToTensor()(image.no_such_method())
+def one_of(*values):
+    return {"type": "categorical", "choices": values}
+optuna = {"search_space": {
+    "train_transform": one_of(train_transform, transforms.Resize(3), flat), "val_transform": one_of(val_transform, fails),
+}}
+"""
+    with pytest.raises(ConfigError) as error:
+        check(None, lines)
+    texts = [problem.what for problem in error.value.problems]
+    assert len(texts) == 3
+    assert texts[0].startswith("train_transform = Resize cannot be: transforms.ToTensor() is required")
+    assert texts[1].startswith("train_transform = Compose #2 cannot be: ")
+    assert texts[2].startswith("val_transform = fails cannot be: ")
+    assert "optuna.search_space.val_transform" in error.value.problems[2].where
 
 
 GLOBALS = """
@@ -145,6 +177,41 @@ def test_a_function_that_reads_what_is_searched_as_a_global_is_refused(check: Ch
     assert check({"learning_rate": floats(0.1, 0.2)}, GLOBALS, optuna_epochs=2) == []
     named = "def optimizer(params, batch_size):\n    return torch.optim.SGD(params, lr=0.002 * batch_size)\n"
     assert check({"batch_size": choices(4, 8)}, named) == []
+
+
+@pytest.mark.parametrize(
+    ("searched", "lines", "mend"),
+    [
+        (
+            "early_stopping.patience",
+            "def scheduler(optimizer):\n"
+            "    return torch.optim.lr_scheduler.StepLR(optimizer, early_stopping['patience'])",
+            "def scheduler(optimizer, early_stopping); it is given as an object: early_stopping.enabled",
+        ),
+        (
+            "batch_size",
+            "optimizer = lambda params: torch.optim.SGD(params, lr=batch_size)",
+            "lambda params, batch_size: …",
+        ),
+        ("batch_size", "def adapter():\n    return {'learning_rate': 0.01 / batch_size}", "def adapter(batch_size)"),
+        (
+            "batch_size",
+            "def train_transform(image):\n    return transforms.ToTensor()(image) / batch_size",
+            "a transform is given nothing but the image: search whole transforms, each with its own value",
+        ),
+    ],
+)
+def test_how_to_get_what_is_searched(check: Check, searched: str, lines: str, mend: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        check({searched: choices(4, 8)}, "early_stopping = {'enabled': True, 'patience': 3}\n" + lines)
+    assert error.value.problems[0].mend.endswith(mend)
+
+
+def test_what_has_no_effect_in_any_trial_is_told(check: Check) -> None:
+    lines = "early_stopping = {'patience': 3}"
+    rate = {"learning_rate": floats(0.1, 0.2)}
+    assert check(rate, lines) == ["early_stopping.patience has no effect: early_stopping.enabled is False"]
+    assert check({**rate, "early_stopping.enabled": choices(True, False)}, lines) == []
 
 
 def test_what_the_file_lacks_the_search_may_give(check: Check) -> None:

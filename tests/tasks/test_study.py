@@ -7,15 +7,21 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState
 
 from pochitrain import load_config
+from pochitrain.config.search import read_dimension
 from pochitrain.errors import ConfigError, DiskError
 from pochitrain.reports.trials import COMPLETE, FAILED, INTERRUPTED, PRUNED, RUNNING, TrialRow
 from pochitrain.tasks import sampling, study
+from pochitrain.tasks.grid import Grid
+from pochitrain.tasks.lives import LIVES
+from pochitrain.tasks.search import method_notes
 from pochitrain.tasks.study import Study, Suggestion, open_study
 from pochitrain.tasks.trial import Outcome
 
@@ -119,6 +125,32 @@ def test_the_grid_is_walked_once(opened: Open) -> None:
     few = search(opened(sampler="GridSampler", n_trials=7, search_space=space, study_name="few"))
     assert len(few) == 7
     assert {point["batch_size"] for point in few} == {4, None}  # shuffled, not the first corner
+
+
+def test_a_grid_that_grew_is_walked_to_its_end(opened: Open, tmp_path: Path) -> None:
+    """Trials beside the grid, of another sampler or of a grid with other ends, take no place in it."""
+    stored = {"storage": sqlite(tmp_path), "sampler": "GridSampler", "n_trials": 100}
+    first, wider = ({"learning_rate": {"type": "float", "low": 0.01, "high": high}} for high in (0.03, 0.06))
+    search(opened(**{**stored, "sampler": "RandomSampler", "n_trials": 2}, search_space=first))
+    assert len(search(opened(**stored, search_space=first))) == 5
+    own = opened(**stored, search_space=wider)
+    assert (own.total, own.untried) == (11, 4)  # 0.01 was tried
+    assert sorted(point["learning_rate"] for point in search(own)) == pytest.approx([0.0225, 0.035, 0.0475, 0.06])
+    assert opened(**stored, search_space=wider).ask() is None
+    few = opened(**{**stored, "n_trials": 5}, search_space={"learning_rate": {**wider["learning_rate"], "high": 0.08}})
+    assert "The grid has 5 points, 4 not tried yet: 5 trials in total" in method_notes(few.settings, few)
+    assert method_notes(own.settings, own) == ["The grid has 5 points, 4 not tried yet: 11 trials in total"]
+
+
+def test_a_grid_of_a_billion_points_is_never_whole(opened: Open) -> None:
+    names = ("learning_rate", "optimizer_params.weight_decay", "optimizer_params.eps")
+    space = {name: {"type": "float", "low": 0.001, "high": 1.0, "step": 0.001} for name in names}
+    points = search(opened(sampler="GridSampler", n_trials=50, search_space=space))
+    assert len({tuple(point.values()) for point in points}) == 50
+    grid = Grid([read_dimension(name, spec) for name, spec in space.items()])
+    assert grid.count == 10**9
+    assert {number for number in (0, 1, 123456789, 10**9 - 1) if grid.number(grid.point(number)) != number} == set()
+    assert grid.number({**points[0], "learning_rate": 0.0015}) is None
 
 
 # ----------------------------------------------------------------------------------------------------- pruners
@@ -249,7 +281,7 @@ def by_state(own: Study, state: str) -> list[TrialRow]:
 
 def test_kills_from_outside_are_no_fault_of_the_trial(opened: Open, tmp_path: Path) -> None:
     stored = {"storage": sqlite(tmp_path), "n_trials": 1}
-    for _kill in range(study.LIVES + 1):
+    for _kill in range(LIVES + 1):
         own = opened(**stored)
         own.take_over(tmp_path)
         assert own.ask() is not None
@@ -303,6 +335,26 @@ def test_another_folder_leaves_running_trials_alone_until_their_heart_stops(open
     finish(other, again)
     assert not other.others_at_work()
     assert states(other) == [COMPLETE] * 2
+
+
+def test_the_own_trial_is_never_declared_dead(opened: Open, tmp_path: Path) -> None:
+    """After a sleep of the machine this process is the first that looks."""
+    own = opened(storage=sqlite(tmp_path), n_trials=2)
+    own.take_over(tmp_path)
+    suggestion = own.ask()
+    assert suggestion is not None
+    assert own.database is not None
+    own.next_beat = math.inf  # the clock of a machine that slept stood still
+    with closing(sqlite3.connect(tmp_path / "study.db")) as connection, connection:
+        connection.execute("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')")
+    assert own.database._get_stale_trial_ids(own.study._study_id)
+    assert own.ask() is not None
+    assert states(own) == [RUNNING, RUNNING]
+    assert not own.database._get_stale_trial_ids(own.study._study_id)  # others know it too
+    finish(own, suggestion)
+    own._tell(1, TrialState.FAIL)  # as another process does that lost its patience a moment before
+    own.revive()
+    assert [row.retry_of for row in own.rows()] == [[], []]
 
 
 def test_one_that_wakes_up_late_is_not_heard(opened: Open, tmp_path: Path) -> None:
@@ -360,7 +412,7 @@ def test_a_trial_that_was_killed_before_all_was_suggested(
 
 def test_what_kills_its_process_again_and_again_has_failed(opened: Open, tmp_path: Path) -> None:
     own = opened(storage=sqlite(tmp_path), n_trials=2)
-    for _life in range(study.LIVES):
+    for _life in range(LIVES):
         suggestion = own.ask()
         assert suggestion is not None
         own.end(suggestion, Outcome(INTERRUPTED))
@@ -371,7 +423,7 @@ def test_what_kills_its_process_again_and_again_has_failed(opened: Open, tmp_pat
 
 def test_a_stop_that_somebody_asked_for_is_no_death(opened: Open, tmp_path: Path) -> None:
     own = opened(storage=sqlite(tmp_path), n_trials=1)
-    for _stop in range(2 * study.LIVES):
+    for _stop in range(2 * LIVES):
         suggestion = own.ask()
         assert suggestion is not None
         own.end(suggestion, Outcome(INTERRUPTED, gracefully=True))
@@ -449,12 +501,14 @@ def test_a_database_that_stays_away_ends_the_search(
         ("sqlite:////nowhere/at/all/study.db", "unable to open database file"),
         ("nosuchdatabase://x/y", "cannot be opened"),
         ("mysql://me:secret@localhost/x", "needs a driver"),
+        ("postgresql://me:secret@127.0.0.1:9/x", "optuna.storage|needs a driver"),
     ],
 )
 def test_a_storage_that_cannot_be_opened(opened: Open, url: str, word: str) -> None:
     with pytest.raises(ConfigError, match=word) as error:
         opened(storage=url)
     assert "secret" not in str(error.value)
+    assert "psycopg:" not in str(error.value)  # what the reader did not write
 
 
 def test_a_study_of_other_settings_is_not_continued(opened: Open, tmp_path: Path) -> None:

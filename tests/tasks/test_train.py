@@ -12,15 +12,21 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from pochitrain import load_config, train
+from pochitrain.data.source import load_data
 from pochitrain.engine.checkpoint import Checkpoints
+from pochitrain.engine.run import build_run
+from pochitrain.errors import ConfigError
 from pochitrain.experiment import Experiment
 from pochitrain.history import TIMING
 from pochitrain.tasks.prepare import checked_config
+from pochitrain.tasks.summary import layer_table
 from tests.conftest import make_images, pochi
 from tests.faults.lives import Life, command, live
 
@@ -219,6 +225,152 @@ def test_an_observer_that_fails_is_switched_off(write_config: WriteConfig, capsy
     assert [record["epoch"] for record in config.origin.helpers["seen"]] == [1, 2]
 
 
+def test_what_a_user_gives_to_look_at_may_end_itself_and_changes_nothing(
+    write_config: WriteConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = """
+seen = []
+def leaves(record):
+    raise SystemExit(3)
+def clears(history):
+    history[0].clear()
+    history.clear()
+    raise SystemExit(4)
+def looks(history):
+    seen.extend(record["epoch"] for record in history)
+observers, plots = [leaves], [clears, looks]
+"""
+    config = load_config(write_config(lines))
+    done = train(config)
+    said = capsys.readouterr().out
+    assert said.count("The observer leaves failed and is switched off: SystemExit: 3") == 1
+    assert "The plot clears failed: clears ended the program: sys.exit(4) (plots)" in said
+    assert config.origin.helpers["seen"] == [record["epoch"] for record in done.history] == [1, 2]
+    assert manifest_of(done.experiment)["status"] == "complete"
+
+
+def manifest_of(experiment: Experiment) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads(experiment.experiment_json.read_text(encoding="utf-8"))
+    return manifest
+
+
+def test_a_colour_map_that_does_not_exist_is_refused_with_all_other_mistakes(write_config: WriteConfig) -> None:
+    with pytest.raises(ConfigError) as caught:
+        checked_config(write_config("model, model_name = None, 'resnet19'\nconfusion_matrix_config = {'cmap': 'Blue'}"))
+    told = [(problem.what, problem.mend) for problem in caught.value.problems]
+    assert told == [
+        ("Unknown model: resnet19", "did you mean resnet18?"),
+        ("matplotlib has no colour map 'Blue'", "choose another name, for instance Blues, Blues_r"),
+    ]
+    checked_config(write_config("confusion_matrix_config = {'cmap': 'viridis'}"))
+
+
+def test_a_size_in_pixels_is_refused_before_it_fills_the_memory(write_config: WriteConfig) -> None:
+    with pytest.raises(ConfigError) as caught:
+        checked_config(write_config("confusion_matrix_config = {'figsize': (800, 6.5), 'title_fontsize': 500}"))
+    told = [(problem.what, problem.mend) for problem in caught.value.problems]
+    assert [what.rpartition(" ")[2] for what, _mend in told] == ["500", "800"]
+    assert told[0][1].endswith("a number > 0, ≤ 144 points")
+    assert "a number > 0, ≤ 60 inches" in told[1][1]
+
+
+def test_a_picture_that_cannot_be_drawn_does_not_end_the_run(
+    write_config: WriteConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = train(load_config(write_config("confusion_matrix_config = {'cmap': 'Blue'}"))).experiment
+    warned = "warning: Not every picture could be drawn: matplotlib has no colour map 'Blue'"
+    assert capsys.readouterr().out.count(warned) == 1
+    assert manifest_of(experiment)["status"] == "complete"
+    assert sorted(path.name for path in experiment.plots_dir.iterdir()) == ["accuracy.png", "loss.png"]
+
+
+RISING = """
+epochs = 5
+early_stopping = {"enabled": True, "patience": 2, "min_delta": 200.0}
+class Rising(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+    def forward(self, logits, labels):
+        self.calls += 1
+        return nn.functional.cross_entropy(logits, labels) + self.calls
+loss = Rising
+"""
+
+
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        ("", "an improvement of 200 in val_accuracy"),
+        ("val_data_root = None", "an improvement in train_loss"),  # whose change min_delta does not measure
+    ],
+)
+def test_a_run_that_stops_early_says_so(
+    write_config: WriteConfig, capsys: pytest.CaptureFixture[str], lines: str, what: str
+) -> None:
+    path = write_config(RISING + lines)
+    done = train(load_config(path))
+    said = f"stopped early: 2 epochs without {what}"
+    assert len(done.history) == 3
+    assert capsys.readouterr().out.splitlines().count(said) == 1
+    assert said in done.experiment.train_log.read_text(encoding="utf-8")
+    assert manifest_of(done.experiment)["reason"] == "early stopping"
+    train(load_config(path, {"early_stopping.enabled": False}))
+    assert "stopped early" not in capsys.readouterr().out
+    assert "reason" not in manifest_of(done.experiment)
+
+
+def test_only_what_is_there_is_announced(write_config: WriteConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    experiment = train(load_config(write_config("enable_metrics_export = False\nepochs = 1"))).experiment
+    said = capsys.readouterr().out
+    assert f"model    {experiment.best_pt}\n" in said
+    assert "metrics  " not in said
+    assert "plots    " not in said
+    train(load_config(write_config("epochs = 2")))
+    said = capsys.readouterr().out
+    assert f"metrics  {experiment.metrics_csv}\n" in said
+    assert f"plots    {experiment.plots_dir}\n" in said
+
+
+def test_without_a_number_to_choose_by_there_is_no_best_epoch(
+    write_config: WriteConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = """
+early_stopping = {"monitor": "val_loss"}
+def loss(logits, labels):
+    return nn.functional.cross_entropy(logits, labels) * (1 if logits.requires_grad else float("nan"))
+"""
+    experiment = train(load_config(write_config(lines))).experiment
+    said = capsys.readouterr().out
+    assert "warning: val_loss was never a number: there is no best epoch\n" in said
+    assert said.count("warning") == 1
+    assert "None" not in said
+    assert said.endswith(f"model    {experiment.last_pt}\n")
+    assert sorted(path.name for path in experiment.plots_dir.iterdir()) == ["accuracy.png", "loss.png"]
+
+
+def test_the_log_tells_why_a_run_ended(write_config: WriteConfig, tmp_path: Path) -> None:
+    lines = "def train_epoch(run, epoch):\n    raise KeyError('mine')"
+    path = write_config(lines)
+    with pytest.raises(KeyError):
+        train(load_config(path))
+    log = only_experiment(tmp_path / "work_dirs").train_log.read_text(encoding="utf-8")
+    ends = [line[20:] for line in log.splitlines()[-4:]]
+    assert ends[:2] == ["Your code raised KeyError: 'mine'", "    raise KeyError('mine')"]
+    assert str(path) in ends[2]
+
+
+def test_a_long_pattern_folds_in_a_narrow_terminal(
+    write_config: WriteConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pattern = r"(0|1)\.(weight|bias|a_part_that_is_not_there|another_part_that_is_not_there)"
+    lines = f"enable_layer_wise_lr = True\nlayer_wise_lr_config = {{'layer_rates': {{{pattern!r}: 0.1}}}}"
+    config = load_config(write_config(lines))
+    Console(width=50, highlight=False).print(layer_table(build_run(config, load_data(config))))
+    column = [line.split("  ")[1] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert pattern in "".join(column)
+
+
 def test_the_command_line_prints_the_metric_last_and_no_control_codes(
     write_config: WriteConfig, tmp_path: Path
 ) -> None:
@@ -261,6 +413,7 @@ def test_a_signal_saves_and_the_same_command_continues_to_the_bit(
     assert life.end() == code
     assert "Traceback" not in life.said
     assert "saved" in life.said
+    assert "Stopped after epoch 1, and saved" in only_experiment(tmp_path / "work_dirs").train_log.read_text()
     stopped = state(only_experiment(tmp_path / "work_dirs"))
     assert stopped["epoch"] == 1
     assert stopped["step"] > 0  # type: ignore[operator]

@@ -19,8 +19,9 @@ from pochitrain.config.loader import replace_settings
 from pochitrain.config.words import inner_model, walk_settings
 from pochitrain.data.source import load_data
 from pochitrain.engine.checkpoint import load_weights
+from pochitrain.experiment import Experiment, lock
 from pochitrain.history import TIMING, History, best_epoch
-from pochitrain.reports.trials import COMPLETE, FAILED, PRUNED
+from pochitrain.reports.trials import COMPLETE, FAILED, INTERRUPTED, PRUNED
 from pochitrain.tasks.search_space import FIXED, check_space, counts_for_identity
 from pochitrain.tasks.trial import Trainer, Work, check_metrics, objective
 from tests.conftest import make_images
@@ -186,7 +187,7 @@ def test_a_searched_setting_changes_what_it_should(
     path = write_config(f"{PARTS}{lines}\noptuna = {{'search_space': {space}, **globals().get('optuna', {{}})}}")
     config = load_config(path)
     data = load_data(config)
-    check_space(config, data.classes)
+    check_space(config, data)
     trainer, outcomes = Trainer(config, data), []
     for number, label in enumerate(config.optuna.dimensions()[0].labels):
         fixed = {"work_dir": str(tmp_path / "study"), "task": f"trial-{number}", "epochs": 3}
@@ -402,6 +403,16 @@ def test_a_metric_that_no_epoch_has_fails_with_those_there_are(
     assert outcome.status == FAILED
     assert "An epoch has no val_f1" in outcome.error
     check_metrics({"epoch": 1, "val_f1": 0.5}, ["val_f1", "latency_ms"])
+
+
+def test_a_training_that_another_process_holds_is_no_failure(
+    trainer: Callable[..., tuple[Trainer, dict[str, Any]]],
+) -> None:
+    own, fixed = trainer()
+    first = own.run(Work(0, {}, fixed), always, always)
+    with lock(Experiment(Path(first.folder), first.experiment)):
+        outcome = own.run(Work(1, {}, fixed), always, always)
+    assert (outcome.status, outcome.gracefully, outcome.experiment) == (INTERRUPTED, False, first.experiment)
 
 
 # -------------------------------------------------------------------------------------------------------------- objectives
