@@ -19,11 +19,16 @@ from pochitrain.locale import _
 
 # What the command does, which no part is told: `train` is what data sets call their split.
 OF_THE_COMMAND = ("train", "test")
+_TORCH_MODULE = "torch.nn.modules.module"  # its __init__ takes **settings and refuses each
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def parameters(part: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Return the parameters that can be given by name; empty for a builtin without a signature."""
+    if isinstance(part, type):
+        maker = next(base for base in part.__mro__ if "__init__" in vars(base))
+        if maker.__module__ == _TORCH_MODULE:  # a class without an __init__ of its own
+            return {}
     try:
         return dict(inspect.signature(part).parameters)
     except (TypeError, ValueError):

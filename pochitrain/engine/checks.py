@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -102,7 +103,8 @@ def check_loss(loss_fn: LossFn, num_classes: int, device: torch.device) -> None:
     """
     logits = torch.zeros(2, num_classes, device=device, requires_grad=True)
     labels = torch.tensor([0, num_classes - 1], device=device)
-    kept = _copied_state(loss_fn)
+    if isinstance(loss_fn, nn.Module):
+        loss_fn = copy.deepcopy(loss_fn)  # it may keep something of each call
     try:
         loss, doubled = loss_fn(logits, labels), loss_fn(logits.repeat(2, 1), labels.repeat(2))
     except _UNFITTING as error:
@@ -118,9 +120,6 @@ def check_loss(loss_fn: LossFn, num_classes: int, device: torch.device) -> None:
             "loss",
             _("it is called as loss(logits, labels), with labels of type int64"),
         ) from error
-    finally:
-        if isinstance(loss_fn, nn.Module):
-            loss_fn.load_state_dict(kept)
     if not isinstance(loss, Tensor) or loss.ndim != 0:
         given = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         what = _("The loss gives {given}, not one number", given=given)
@@ -132,8 +131,3 @@ def check_loss(loss_fn: LossFn, num_classes: int, device: torch.device) -> None:
         return
     raise ConfigError(what, "loss", _("return a tensor with the mean over the batch"))
 
-
-def _copied_state(loss_fn: LossFn) -> dict[str, Any]:
-    if not isinstance(loss_fn, nn.Module):
-        return {}
-    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in loss_fn.state_dict().items()}

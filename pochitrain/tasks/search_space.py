@@ -308,6 +308,8 @@ def _without_effect(
         return []
     what = _("Searching {name} would change nothing", name=name)
     mend = _("switch on what it belongs to (scheduler, enable_layer_wise_lr …), or leave it out")
+    if name.startswith("early_stopping.") and config.early_stopping.enabled:
+        mend = _("a patience must be below optuna_epochs = {epochs} to matter", epochs=config.optuna.optuna_epochs)
     return [Problem(what, f"optuna.search_space.{name}", mend)]
 
 

@@ -83,6 +83,15 @@ def test_a_loss_that_averages_passes() -> None:
         check_loss(loss, 5, CPU)
 
 
+def test_a_module_without_an_init_is_given_nothing(write_config: WriteConfig) -> None:
+    lines = """
+class loss(nn.Module):
+    def forward(self, logits, labels):
+        return nn.functional.cross_entropy(logits, labels)
+"""
+    assert run_of(write_config(lines)).loss_fn.__class__.__name__ == "loss"
+
+
 # -- what the user's own parts return
 
 

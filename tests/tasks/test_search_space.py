@@ -11,7 +11,7 @@ import pytest
 from pochitrain import load_config
 from pochitrain.data.source import load_data
 from pochitrain.errors import ConfigError
-from pochitrain.tasks.search_space import check_space, combinations
+from pochitrain.tasks.search_space import check_space, combinations, split_key
 
 WriteConfig = Callable[..., Path]
 Check = Callable[..., list[str]]
@@ -87,7 +87,7 @@ def check(write_config: WriteConfig) -> Check:
         (
             {"early_stopping.patience": {"type": "int", "low": 5, "high": 80}},
             "early_stopping = {'enabled': True}\noptuna = {'optuna_epochs': 5}",
-            ["Searching early_stopping.patience would change nothing"],
+            ["Searching early_stopping.patience would change nothing", "below optuna_epochs = 5 to matter"],
         ),
         (
             {"layer_wise_lr_config.layer_rates.fc": floats(0.001, 0.01)},
@@ -114,6 +114,13 @@ def test_what_cannot_work_is_said_before_the_first_trial(
     assert "optuna.search_space" in str(error.value)
     for word in words:
         assert word in str(error.value)
+
+
+def test_a_pattern_may_hold_dots() -> None:
+    assert split_key(r"layer_wise_lr_config.layer_rates.layer4\.1.conv1") == (
+        "layer_wise_lr_config", ["layer_rates", r"layer4\.1.conv1"],
+    )  # fmt: skip
+    assert split_key("scheduler_gamma") == ("scheduler_params", ["gamma"])
 
 
 def test_every_mistake_at_once(check: Check) -> None:
