@@ -7,6 +7,7 @@ import functools
 import os
 import re
 import time
+import warnings
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -184,7 +185,7 @@ class Loader:
 
     def _answers(self) -> Iterator[Batch]:
         """Yield the batches; ask again after a silence that is not yet too long, and let torch look for the dead."""
-        with self.workers.starting():
+        with self.workers.starting(), _silent_on_processes():
             if (alive := self._loader._iterator) is not None:
                 # Processes that live on say that they are ready for the next epoch: torch waits for each of them, and
                 # sees the dead. A limit would take the pause of a stopped process (Ctrl+Z) for a silence.
@@ -253,6 +254,14 @@ def watching(*loaders: Loader) -> Iterator[None]:
         if not _WORKER_GONE.match(str(error)):
             raise
         raise next((loader for loader in loaders if loader.workers.dead()), loaders[0]).gone(error) from error
+
+
+@contextlib.contextmanager
+def _silent_on_processes() -> Iterator[None]:
+    """Keep torch's remark on more processes than cores from the reader: the summary says it in his words."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        yield
 
 
 def _as_it_is(batch: Any) -> Any:

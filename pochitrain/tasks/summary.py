@@ -54,6 +54,8 @@ def say_start(log: Log, plan: Plan, run: Run) -> None:
         )
     )
     log.info(_("loading     {how}", how=_how_images_come(run)))
+    if (count := len(run.train_loader.workers.pids)) > (cores := usable_cores()):
+        log.warning(_("{count} loading processes share {cores} processor cores", count=count, cores=cores))
     if any(weight != 1 for weight in run.class_weights):
         shown = ", ".join(f"{name}: {weight:.4g}" for name, weight in zip(run.classes, run.class_weights, strict=True))
         log.info(_("class weights  {weights}", weights=shown))

@@ -21,6 +21,7 @@ from rich.console import Console
 from pochitrain import load_config, train
 from pochitrain.data.source import load_data
 from pochitrain.engine.checkpoint import Checkpoints
+from pochitrain.engine.feed import usable_cores
 from pochitrain.engine.run import build_run
 from pochitrain.errors import ConfigError
 from pochitrain.experiment import Experiment
@@ -465,6 +466,14 @@ def test_a_transform_that_cannot_be_done_in_parts_is_told(
 ) -> None:
     train(load_config(write_config(lines)))
     assert ("the transform in one piece" in capsys.readouterr().out) is told
+
+
+def test_more_processes_than_cores_are_told_once(write_config: WriteConfig) -> None:
+    count = usable_cores() + 1
+    done = pochi("train", "-c", write_config(f"num_workers = {count}\nepochs = 1\n"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(f"warning: {count} loading processes share {count - 1} processor cores") == 1
+    assert done.stderr == ""
 
 
 def test_two_starts_at_once_train_once(write_config: WriteConfig, tmp_path: Path) -> None:
