@@ -33,7 +33,7 @@ from pochitrain.config.mistakes import (
 )
 from pochitrain.config.schema import Config, Origin
 from pochitrain.config.source import is_user_code, is_user_namespace
-from pochitrain.config.words import accepted, full_name, inner_model, takes_text, walk_settings
+from pochitrain.config.words import accepted, full_name, inner_model, split_key, takes_text, walk_settings
 from pochitrain.errors import ConfigError, Problem
 from pochitrain.locale import _
 
@@ -269,7 +269,7 @@ def _apply(settings: dict[str, Any], overrides: Mapping[str, Any]) -> list[Probl
             place = _("{name}, given beside the file", name=key)
             problems.append(Problem(_("{key} is no setting", key=key), place, mend))
             continue
-        name, *inner = full.split(".")
+        name, inner = split_key(key)
         settings[name] = _with_member(settings.get(name), inner, value)
     return problems
 
@@ -278,8 +278,6 @@ def _with_member(old: Any, keys: list[str], value: Any) -> Any:
     if not keys:
         return value
     old = dict(raw(old)) if isinstance(old, Mapping | Settings) else {}
-    if ".".join(keys) in old:  # a key may hold dots itself: layer_rates."layer4.1"
-        keys = [".".join(keys)]
     return {**old, keys[0]: _with_member(old.get(keys[0]), keys[1:], value)}
 
 

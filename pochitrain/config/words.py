@@ -34,6 +34,14 @@ def full_name(key: str) -> str:
     return key
 
 
+def split_key(key: str) -> tuple[str, list[str]]:
+    """Return (setting, members) of a key beside the file: `scheduler_gamma` is the member gamma of its params."""
+    name, *members = full_name(key).split(".")
+    if members[:1] == ["layer_rates"] and members[1:]:  # a pattern may hold dots itself
+        members = ["layer_rates", ".".join(members[1:])]
+    return name, members
+
+
 def documentation(info: FieldInfo, japanese: bool) -> str:
     """Return the one line that documents a setting."""
     extra = info.json_schema_extra

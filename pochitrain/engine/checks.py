@@ -130,4 +130,3 @@ def check_loss(loss_fn: LossFn, num_classes: int, device: torch.device) -> None:
     else:
         return
     raise ConfigError(what, "loss", _("return a tensor with the mean over the batch"))
-

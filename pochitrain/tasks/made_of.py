@@ -13,10 +13,11 @@ from pochitrain.config.identity import canonical_settings
 from pochitrain.config.loader import InvalidConfig, replace_settings
 from pochitrain.config.schema import Config
 from pochitrain.config.search import Dimension
+from pochitrain.config.words import split_key
 from pochitrain.data.folder import manifest_digest
 from pochitrain.data.source import AUTO, Data, data_manifest
 from pochitrain.data.table import list_images
-from pochitrain.tasks.search_space import ROOTS, split_key
+from pochitrain.tasks.search_space import ROOTS
 
 
 def made_of(config: Config, data: Data) -> dict[str, str]:
@@ -33,8 +34,9 @@ def made_of(config: Config, data: Data) -> dict[str, str]:
         if dimension.kind == "categorical":
             common[key] = f"categorical {dimension.labels!r}"
             for n, choice in enumerate(dimension.choices):
-                form = _form(config, {**corner, dimension.name: choice})
-                common[f"{key}.choices[{n}]"] = digest(_changed(first, form) | _data(config, dimension, choice))[:12]
+                form = _changed(first, _form(config, {**corner, dimension.name: choice}))
+                told = digest(form | _data(config, dimension, choice))[:12]
+                common[f"{key}.choices[{n}]"] = f"choice:{dimension.labels[n]} {told}"
         else:
             common[key] = f"{dimension.kind} {'(log)' if dimension.log else '(linear)'}"
             name, members = split_key(dimension.name)

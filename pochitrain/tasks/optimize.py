@@ -137,9 +137,11 @@ def _all_failed(search: Search, view: StudyView) -> PochiError:
     codes = {row.exit_code for row in view.rows if row.repeat_of is None}
     kinds = (DataError, DivergedError, OutOfMemoryError)
     kind = next((kind for kind in kinds if codes == {kind.exit_code}), ConfigError)
-    reasons = {re.sub(r"\d[\d.e+-]*", "", row.error): row.error for row in reversed(view.rows)}
+    reasons: dict[str, str] = {}  # those that differ in a number only are one
+    for row in view.rows:
+        reasons.setdefault(re.sub(r"\d[\d.e+-]*", "", row.error), row.error)
     return kind(
-        _("Every trial failed: {reasons}", reasons="; ".join(list(reasons.values())[:-4:-1])),
+        _("Every trial failed: {reasons}", reasons="; ".join(list(reasons.values())[:3])),
         str(search.folder / "trials_history.json"),
         _("correct what they have in common, and search again"),
     )

@@ -10,9 +10,9 @@ from typing import Any
 
 from pochitrain.config.schema import Config
 from pochitrain.config.search import Dimension, Scalar
+from pochitrain.config.words import split_key
 from pochitrain.errors import ConfigError, Problem
 from pochitrain.locale import _
-from pochitrain.tasks.search_space import split_key
 
 
 def require_literals(config: Config) -> None:

@@ -20,7 +20,7 @@ from pochitrain.config.loader import InvalidConfig, replace_settings
 from pochitrain.config.mistakes import Where, class_weights_problem
 from pochitrain.config.schema import Config
 from pochitrain.config.search import Dimension, Scalar
-from pochitrain.config.words import full_name, walk_settings
+from pochitrain.config.words import split_key, walk_settings
 from pochitrain.data.source import AUTO, Data
 from pochitrain.data.table import list_images
 from pochitrain.engine.feed import build_loader
@@ -145,14 +145,6 @@ def _alone(config: Config, dimension: Dimension) -> list[Problem]:
                 if setting in error.wrong or problem.what == unknown:  # not what only several settings show
                     problems.setdefault(problem.what, Problem(problem.what, key, problem.mend))
     return list(problems.values())
-
-
-def split_key(key: str) -> tuple[str, list[str]]:
-    """Return (setting, members) of a key of the search space: `scheduler_gamma` is the member gamma of its params."""
-    name, *members = full_name(key).split(".")
-    if members[:1] == ["layer_rates"] and members[1:]:  # a pattern may hold dots itself
-        members = ["layer_rates", ".".join(members[1:])]
-    return name, members
 
 
 def counts_for_identity(key: str) -> bool:

@@ -333,9 +333,10 @@ def test_the_text_that_was_read_is_executed_and_kept(tmp_path: Path) -> None:
 def test_overrides_reach_into_dicts(tmp_path: Path) -> None:
     text = "early_stopping = {'enabled': True}\nlayer_wise_lr_config = {'layer_rates': {'layer4.1': 0.1, 'fc': 0.2}}\n"
     overrides = {"early_stopping.patience": 5, "layer_wise_lr_config.layer_rates.layer4.1": 0.3, "scheduler_gamma": 0.9}
+    overrides["layer_wise_lr_config.layer_rates.layer3.0"] = 0.4
     config = load_text(tmp_path, text, **overrides)
     assert (config.early_stopping.enabled, config.early_stopping.patience) == (True, 5)
-    assert config.layer_wise_lr_config.layer_rates == {"layer4.1": 0.3, "fc": 0.2}
+    assert config.layer_wise_lr_config.layer_rates == {"layer4.1": 0.3, "fc": 0.2, "layer3.0": 0.4}
     assert config.scheduler_params == {"gamma": 0.9}
     again = replace_settings(config, {"epochs": 9})
     assert (again.epochs, again.early_stopping.patience) == (9, 5)

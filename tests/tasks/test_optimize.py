@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from pochitrain import load_config, optimize, train
 from pochitrain.cli import app, run
 from pochitrain.config.loader import replace_settings
 from pochitrain.data.source import load_data
-from pochitrain.errors import ConfigError, DiskError
+from pochitrain.errors import ConfigError, DiskError, StoppedError
 from pochitrain.experiment import find_experiments, read_manifest
 from pochitrain.history import TIMING
 from pochitrain.reports.trials import COMPLETE, FAILED, PRUNED, TrialRow
@@ -36,7 +36,7 @@ from pochitrain.tasks.optimize import Searched
 from pochitrain.tasks.search import Search
 from pochitrain.tasks.study import open_study
 from pochitrain.tasks.trial import Outcome, Work
-from pochitrain.tasks.workers import device_of, import_ahead
+from pochitrain.tasks.workers import Workers, device_of, import_ahead
 from tests.conftest import TINY, make_images, pochi
 
 WriteConfig = Callable[..., Path]
@@ -666,7 +666,7 @@ PLAIN = {
         ({"rate": 0.5, "patience": 9}, None),  # the file's own value of what is searched, and the end of a range
         ({"width": 4}, "search_space.model.choices[1]"),
         ({"outputs": "3"}, "search_space.model.choices[1]"),
-        ({"size": 6}, "search_space.train_transform.choices[1]"),
+        ({"size": 6}, "search_space.train_transform.choices[1] Compose #2 "),
         ({"rates": "0.1, 0.3"}, "learning_rate"),
         ({"decay": 0.2}, "optimizer_params.weight_decay 0.1 → 0.2"),
         ({"gamma": 0.9}, "search_space.scheduler.choices[1]"),
@@ -731,6 +731,26 @@ def test_the_process_that_workers_come_from_does_not_hear_ctrl_c(monkeypatch: py
     import_ahead()
     assert [signal.SIGINT in mask for mask in masks] == [True]  # what it inherits
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_a_worker_that_is_slow_to_start_holds_nobody_up(write_config: WriteConfig) -> None:
+    """Others must hear meanwhile that this search lives, and Ctrl+C must not wait for it."""
+    lines = "import multiprocessing, time\nif multiprocessing.parent_process() is not None:\n    time.sleep({})\n"
+    for seconds, stopped in ((0.6, False), (60, True)):
+        config = load_config(write_config(lines.format(seconds)))
+        ticks: list[int] = []
+
+        def tick(ticks: list[int] = ticks, stopped: bool = stopped) -> None:
+            ticks.append(1)
+            if stopped:
+                raise StoppedError("stopped")
+
+        started = time.monotonic()
+        with suppress(StoppedError), closing(Workers(config, load_data(config), 1)) as workers:
+            workers.start()
+            workers.wait(tick)
+        assert ticks
+        assert time.monotonic() - started < 20
 
 
 def test_workers_take_the_gpus_in_turn() -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from pochitrain import load_config
+from pochitrain.config.words import split_key
 from pochitrain.data.source import load_data
 from pochitrain.errors import ConfigError
-from pochitrain.tasks.search_space import check_space, combinations, split_key
+from pochitrain.tasks.search_space import check_space, combinations
 
 WriteConfig = Callable[..., Path]
 Check = Callable[..., list[str]]

@@ -348,6 +348,8 @@ def test_the_own_trial_is_never_declared_dead(opened: Open, tmp_path: Path) -> N
     with closing(sqlite3.connect(tmp_path / "study.db")) as connection, connection:
         connection.execute("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')")
     assert own.database._get_stale_trial_ids(own.study._study_id)
+    own._fail_the_silent(own.database)  # as if the storage had not heard the beat
+    assert states(own) == [RUNNING]
     assert own.ask() is not None
     assert states(own) == [RUNNING, RUNNING]
     assert not own.database._get_stale_trial_ids(own.study._study_id)  # others know it too
