@@ -234,8 +234,9 @@ def test_a_misspelt_setting_of_an_adapter_is_told(tmp_path: Path) -> None:
 
 def test_a_config_with_the_name_of_a_library_is_refused(tmp_path: Path) -> None:
     text = "t = lambda image: image\ntrain_data_root = 'x'\ntrain_transform = val_transform = t\n"
+    (tmp_path / "refused").mkdir()  # the folder of a config that loads stays importable
     for name in ("matplotlib", "queue"):
-        path = tmp_path / f"{name}.py"
+        path = tmp_path / "refused" / f"{name}.py"
         path.write_text(text)
         with pytest.raises(ConfigError, match=f"has the name of a library: {name}\n.*\n.*my_{name}.py"):
             load_config(path)
