@@ -106,7 +106,7 @@ def check_loss(loss_fn: LossFn, num_classes: int, device: torch.device) -> None:
     if isinstance(loss_fn, nn.Module):
         loss_fn = copy.deepcopy(loss_fn)  # it may keep something of each call
     try:
-        loss, doubled = loss_fn(logits, labels), loss_fn(logits.repeat(2, 1), labels.repeat(2))
+        loss, doubled, again = (loss_fn(logits.repeat(n, 1), labels.repeat(n)) for n in (1, 2, 1))
     except _UNFITTING as error:
         if raised_by_user(error) is not None:
             raise
@@ -125,7 +125,7 @@ def check_loss(loss_fn: LossFn, num_classes: int, device: torch.device) -> None:
         what = _("The loss gives {given}, not one number", given=given)
     elif not loss.requires_grad:
         what = _("The loss has no gradient: it does not follow from the logits by operations of torch")
-    elif bool(loss.detach() != 0) and torch.isclose(doubled, 2 * loss):
+    elif bool(loss.detach() != 0) and torch.equal(again, loss) and torch.isclose(doubled, 2 * loss):
         what = _("The loss of the same images twice is twice as large: it sums over the batch")
     else:
         return

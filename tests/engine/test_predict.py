@@ -20,6 +20,7 @@ from pochitrain.engine.predict import Predictions, predict, softmax
 from pochitrain.engine.run import build_run
 from pochitrain.errors import DataError
 from tests.conftest import make_images
+from tests.engine.tiny import NET
 
 WriteConfig = Callable[..., Path]
 CPU = torch.device("cpu")
@@ -87,7 +88,7 @@ def test_the_answers_are_those_of_a_plain_loop(resnet: nn.Module, images: Path, 
 def test_the_validation_of_the_training_gave_the_same_answers(
     write_config: WriteConfig, images: Path, precision: str, channels_last: bool
 ) -> None:
-    lines = f"model = None\nmodel_name = 'resnet18'\npretrained = False\nprecision = {precision!r}\nchannels_last = {channels_last}"
+    lines = f"{NET}precision = {precision!r}\nchannels_last = {channels_last}\n"
     config = load_config(write_config(lines))
     run = build_run(config, load_data(config))
     record = evaluate(run)

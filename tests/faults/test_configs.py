@@ -34,7 +34,8 @@ def test_a_config_that_does_not_run_is_refused(
     code = live(command("train", "-c", path), said)
     assert code == (2 if words else 130), said.read_text()
     assert (words or "") in said.read_text()
-    assert f"where: {path}:" in said.read_text() or not words
+    place = str(path) if "\0" in lines else f"{path}:"  # Python does not say in which line a zero byte stands
+    assert f"where: {place}" in said.read_text() or not words
     assert "Traceback" not in said.read_text()
     assert not (tmp_path / "work_dirs").exists()
 
