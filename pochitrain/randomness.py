@@ -29,6 +29,11 @@ def seed_everything(*parts: int | str) -> None:
     torch.default_generator.manual_seed(number)
 
 
+def seed_torch(*parts: int | str) -> None:
+    """Seed torch on the CPU as `seed_everything` does, for code that draws nowhere else; a fifth of the time."""
+    torch.default_generator.manual_seed(key(*parts))
+
+
 def seed_device(device: torch.device, *parts: int | str) -> None:
     """Seed everything, and the generator of the device that the model runs on (dropout draws from it)."""
     seed_everything(*parts)

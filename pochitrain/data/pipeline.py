@@ -18,6 +18,7 @@ from torchvision import transforms as v1
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from pochitrain.data.drawing import ArrayStep, on_arrays
 from pochitrain.data.store import Pixels
 
 Step = Callable[[Any], Any]
@@ -52,14 +53,25 @@ class Plan:
     once: tuple[Step, ...] = ()  # image → image of 8 bits, the same in every epoch
     each: tuple[Step, ...] = ()  # for each image in each epoch; the whole transform when nothing is known of it
     finish: Finish | None = None  # for a whole batch
+    arrays: tuple[ArrayStep, ...] = ()  # what the first of `each` do, for images that are arrays
 
     def prepare(self, image: Image.Image) -> Any:
         """Do what is the same in every epoch."""
         return _applied(self.once, image)
 
     def draw(self, image: Any) -> Any:
-        """Do what is done for each epoch; return what `finish` takes for a single image, else the whole result."""
-        image = _applied(self.each, image)
+        """Do what is done for each epoch; return what `finish` takes for a single image, else the whole result.
+
+        Args:
+            image: what `prepare` gave; where there are `arrays`, its pixels (H, W, 3) do as well.
+        """
+        each = self.each
+        if isinstance(image, np.ndarray):
+            pixels, each = _applied(self.arrays, image), each[len(self.arrays) :]
+            if not each and self.finish is not None and self.finish.takes_pil:
+                return torch.from_numpy(pixels.copy())  # of its own, and in order
+            image = Image.fromarray(np.ascontiguousarray(pixels))
+        image = _applied(each, image)
         if self.finish is None:
             return image
         accepted = self.finish.accept(image)
@@ -75,9 +87,9 @@ def plan_of(transform: Step) -> Plan:
         last -= 1
     once, each, tail = steps[: min(first, last)], steps[first:last], steps[last:]
     if not any(type(step) in (*_TO_FLOAT, v1.ToTensor) for step in tail):
-        return Plan(tuple(steps[:first]), tuple(steps[first:]))
+        return Plan(tuple(steps[:first]), tuple(steps[first:]), arrays=on_arrays(steps[first:]))
     finish = Finish.of(tail)
-    return Plan(tuple(once), tuple(each if finish else [*each, *tail]), finish)
+    return Plan(tuple(once), tuple(each if finish else [*each, *tail]), finish, on_arrays(each))
 
 
 def _steps(transform: Step) -> list[Step]:

@@ -109,6 +109,7 @@ def own_epoch(run: Run, epoch: int) -> Record:
     own = run.config.train_epoch
     assert own is not None
     run.train(True)
+    seed_device(run.device, run.config.seed, "own epoch", epoch)  # what it draws without a seed is the same again
     record = call_part("train_epoch", own, part_values(run.config), run, epoch)
     mend = _("return {example}", example='{"train_loss": …, "train_accuracy": …}')
     if not (isinstance(record, Mapping) and {"train_loss", "train_accuracy"} <= record.keys()):

@@ -66,6 +66,18 @@ PIPELINES: dict[str, tuple[Any, tuple[int, int, bool]]] = {
             v1.Normalize(MEAN, STD),
         ]), (0, 3, True),
     ),
+    "padded crop": (
+        v1.Compose([
+            v1.Resize((20, 20)), v1.RandomCrop(20, padding=4), v1.RandomHorizontalFlip(), v1.ToTensor(),
+            v1.Normalize(MEAN, STD),
+        ]), (1, 2, True),
+    ),
+    "crop of v2, of the image": (
+        v2.Compose([v2.RandomResizedCrop(16), v2.RandomVerticalFlip(), v2.ToImage(), *V2_END]), (0, 2, True),
+    ),
+    "crop of grey": (
+        v1.Compose([v1.Grayscale(), v1.RandomCrop(16), v1.RandomHorizontalFlip(), v1.ToTensor()]), (1, 2, True),
+    ),
     "erasing": (
         v1.Compose([v1.Resize((20, 20)), v1.ToTensor(), v1.Normalize(MEAN, STD), v1.RandomErasing(0.5)]), (1, 3, False),
     ),
