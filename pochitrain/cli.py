@@ -5,11 +5,9 @@ from __future__ import annotations
 import atexit
 import errno
 import io
-import os
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,9 +15,11 @@ import typer
 
 from pochitrain.durable import disk_error
 from pochitrain.errors import PochiError
+from pochitrain.leaving import leave, silence
 from pochitrain.locale import _
 from pochitrain.usage import Command, Group, usage_problem
 
+INTERRUPTED = 130  # 128 + SIGINT
 DEFAULT_CONFIG = Path("configs/pochi_train_config.py")
 
 app = typer.Typer(
@@ -327,51 +327,48 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal of another encoding
     code = 1
-
-    def leave() -> None:
-        """Let the system take the memory back at once: the interpreter needs half a second to take torch apart."""
-        with suppress(OSError):  # a pipe that is gone or a full disk: the interpreter tells of it
-            for stream in (sys.stdout, sys.stderr):
-                if stream is not None:  # closed before we began
-                    stream.flush()
-            os._exit(code)
-
-    atexit.register(leave)  # the first one in is called last, when all threads are over
+    atexit.register(lambda: leave(code))  # the first one in is called last, when all threads are over
     code = run(app)
     sys.exit(code)
 
 
 def run(command: Callable[..., Any]) -> int:
-    """Return the exit code of a command."""
+    """Return the exit code of a command, when all that it says is written."""
     try:
         code = command(standalone_mode=False)
+        if sys.stdout is not None:  # closed before we began
+            sys.stdout.flush()
     except PochiError as error:
         print(error, file=sys.stderr)
         if "--debug" in sys.argv:
             traceback.print_exc()
         return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence()
         return 0
     except OSError as error:
         if error.filename or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
             return _unexpected(error)
         full = disk_error(error, Path("stdout"))  # all files of ours are written by `durable`
         print(full, file=sys.stderr)
+        silence()
         return full.exit_code
-    except typer.Abort:
-        return 130
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        if isinstance(error.__context__, BrokenPipeError):  # what typer makes of it
+            silence()
+            return 0
         if hasattr(error, "format_message"):  # what the command line itself has against the arguments
             print(usage_problem(error), file=sys.stderr)
             return 2
         return _unexpected(error)
-    return code if isinstance(code, int) else 0  # of an Exit, and of a Ctrl+C, typer returns the code
+    if code == INTERRUPTED:  # typer's answer to Ctrl+C outside of a training, which says more
+        print(_("Interrupted"), file=sys.stderr)
+    return code if isinstance(code, int) else 0  # of an Exit typer returns the code
 
 
-def _unexpected(error: Exception) -> int:
+def _unexpected(error: BaseException) -> int:
     """Return 2 for an exception that the user's own code raised, showing the line of it; 1 for ours."""
     from pochitrain.config.mistakes import raised_by_user
 

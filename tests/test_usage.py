@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -70,30 +69,6 @@ def test_no_english_is_left_in_the_japanese_help(
     ]
 
 
-LEAVING = """
-import atexit, sys, threading, time
-from pochitrain.cli import main
-
-assert atexit._ncallbacks() == 0, "what is registered before main is not called"
-
-def thread():
-    while atexit._ncallbacks() == 0:
-        time.sleep(0.01)
-    atexit.register(print, "registered within")
-    time.sleep(0.2)
-    print("the thread is over")
-
-threading.Thread(target=thread).start()
-sys.argv = ["pochi", "trian"]
-main()
-"""
-
-
-def test_a_command_leaves_after_its_threads_and_what_was_registered() -> None:
-    done = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "the thread is over\nregistered within\n"), done.stderr
-
-
 def test_a_terminal_that_knows_no_japanese_gets_question_marks() -> None:
     command = [sys.executable, "-m", "pochitrain", "config"]
     environment = {**os.environ, "POCHI_LANG": "ja", "PYTHONIOENCODING": "ascii"}
@@ -107,11 +82,3 @@ def test_closed_streams_are_left_alone() -> None:
     line = f"{sys.executable} -m pochitrain list --work-dir /nowhere >&-"
     done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_behind_stdout_is_told() -> None:
-    with open("/dev/full", "w", encoding="utf-8") as full:
-        command = [sys.executable, "-m", "pochitrain", "config", "schema"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr.splitlines()[:2]) == (74, ["The disk is full", "  where: stdout"])

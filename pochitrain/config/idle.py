@@ -13,7 +13,7 @@ from pochitrain.config.inject import name_of, named_values
 from pochitrain.config.mistakes import Where
 from pochitrain.config.schema import Config
 from pochitrain.config.source import source_text
-from pochitrain.config.words import walk_settings
+from pochitrain.config.words import as_written, settings_meant
 from pochitrain.locale import _
 
 # Settings, and the switch without which they have no say.
@@ -27,23 +27,6 @@ _NEEDS = {
 }
 # Settings, and what takes their place.
 _REPLACED = {"model_name": "model", "pretrained": "model"}
-# What settings are called elsewhere.
-_MEANT = {
-    **dict.fromkeys(("lr", "base_lr", "initial_lr"), "learning_rate"),
-    **dict.fromkeys(("num_epochs", "n_epochs", "max_epochs", "total_epochs"), "epochs"),
-    **dict.fromkeys(("bs", "train_batch_size"), "batch_size"),
-    **dict.fromkeys(("workers", "n_workers"), "num_workers"),
-    **dict.fromkeys(("train_dir", "train_root", "train_path", "data_dir", "data_root", "data_path"), "train_data_root"),
-    **dict.fromkeys(("val_dir", "val_root", "val_path", "valid_dir", "test_dir"), "val_data_root"),
-    **dict.fromkeys(("random_seed", "random_state", "manual_seed"), "seed"),
-    **dict.fromkeys(("amp", "use_amp", "fp16", "bf16", "mixed_precision"), "precision"),
-    **dict.fromkeys(("arch", "backbone", "architecture"), "model_name"),
-    **dict.fromkeys(("net", "network"), "model"),
-    **dict.fromkeys(("criterion", "loss_fn"), "loss"),
-    **dict.fromkeys(("output_dir", "save_dir", "log_dir"), "work_dir"),
-    **{name: f'optimizer_params["{name}"]' for name in ("weight_decay", "momentum", "nesterov", "betas")},
-    **{name: f'scheduler_params["{name}"]' for name in ("gamma", "step_size", "milestones", "T_max", "eta_min")},
-}
 
 
 def idle_settings(config: Config) -> list[str]:
@@ -67,16 +50,15 @@ def idle_settings(config: Config) -> list[str]:
 
 def _no_settings(config: Config, where: Where) -> Iterator[str]:
     """Yield the plain values of the file that are no settings and that nothing reads."""
-    meant = {name.rpartition(".")[2]: name for name, _info in walk_settings() if "." in name}
-    meant = {member: f'{name.rpartition(".")[0]}["{member}"]' for member, name in meant.items()} | _MEANT
+    meant, assigned = settings_meant(), where.assigned
     for name, value in config.origin.helpers.items():
         plain = isinstance(value, bool | int | float | str | list | tuple | dict) or name in meant
-        if not plain or name not in where.own or name in where.read or _asked_for(config, name):
+        if not plain or name not in assigned.own or name in where.read or _asked_for(config, name):
             continue
         if name in meant:
-            near = meant[name]
+            near = as_written(meant[name])
             yield _("{name} is no setting, and nothing reads it: did you mean {near}?", name=name, near=near)
-        else:
+        elif name not in assigned.unpacked:
             yield _("{name} is no setting, and nothing reads it", name=name)
 
 

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import ast
-import contextlib
-import importlib.machinery
-import importlib.util
-import itertools
 import json
-import linecache
 import os
 import re
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,25 +14,32 @@ from typing import Any
 from pydantic import ValidationError
 
 from pochitrain.config.fields import Settings
+from pochitrain.config.imports import execute, execute_part
+from pochitrain.config.imports import remembered_imports as remembered_imports
 from pochitrain.config.inject import call_part, signature_defaults
 from pochitrain.config.mistakes import (
     Where,
     cross_problems,
-    execution_problem,
     misspelled,
     near_name,
     shown,
-    syntax_problem,
     value_problems,
+    valueless,
 )
 from pochitrain.config.schema import Config, Origin
-from pochitrain.config.source import is_user_code, is_user_namespace
-from pochitrain.config.words import accepted, full_name, inner_model, split_key, takes_text, walk_settings
+from pochitrain.config.words import (
+    accepted,
+    full_name,
+    inner_model,
+    settings_meant,
+    split_key,
+    takes_text,
+    walk_settings,
+)
 from pochitrain.errors import ConfigError, Problem
 from pochitrain.locale import _
 
-_numbers = itertools.count(1)
-_modules_of_last_load: list[str] = []
+_LITERALS = {"true": "True", "false": "False", "none": "None"}
 
 
 class InvalidConfig(ConfigError):
@@ -72,7 +73,7 @@ def load_config(
         raise ConfigError(what, "load_config", 'load_config("my_config.py", {"epochs": 3})')
     path = Path(path).absolute()  # the file may change the working directory
     text = _read(path) if text is None else text
-    module = _execute(path, text)
+    module = execute(path, text)
     namespace = dict(vars(module))
     _apply(vars(module), overrides or {})
     return build_config(namespace, path=path, text=text, overrides=overrides)
@@ -96,7 +97,7 @@ def build_config(
     }
     where = Where(path, text, overrides)
     problems = misspelled(helpers, where)
-    problems += _apply(settings, overrides)
+    problems += _apply(settings, overrides) + valueless(where)
     # A copy of a config elsewhere may set `__file__` to say whose folder it means.
     at = Path(namespace["__file__"]) if "__file__" in namespace else path
     settings = _resolve_registry(settings, (at.parent if at else Path("configs")) / "registry.json", where, problems)
@@ -138,9 +139,10 @@ def raw(value: Any) -> Any:
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """Parse `key=value` of the command line; the value is a Python literal, a bare word is a text.
+    """Parse `key=value` of the command line; the value is a Python literal, another bare word is a text.
 
-    Where a setting takes a text, the value is one as it stands: a path, a number, a sentence.
+    Literals are also `true`, `false` and `none`, as other programs write them. Where a setting takes a text, the value
+    is one as it stands: a path, a number, a sentence.
 
     Raises:
         ConfigError: there is no `=`, or the value is no literal.
@@ -154,7 +156,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     info = dict(walk_settings()).get(key)
     as_text = info is not None and takes_text(info)
     try:
-        literal = ast.literal_eval(value)
+        literal = ast.literal_eval(value if as_text else _LITERALS.get(value.lower(), value))
     except (ValueError, SyntaxError, TypeError):
         if as_text or value.replace("_", "").replace("-", "").replace(".", "").replace("/", "").isalnum():
             return key, value
@@ -185,73 +187,6 @@ def _read(path: Path) -> str:
         ) from None
 
 
-class _TextLoader(importlib.machinery.SourceFileLoader):
-    """Executes the text that was read, never what the file holds by now, and leaves no byte code behind."""
-
-    def __init__(self, name: str, path: Path, text: str) -> None:
-        super().__init__(name, str(path))
-        self.text = text
-
-    def get_code(self, fullname: str) -> Any:
-        return compile(self.text, self.path, "exec", dont_inherit=True)
-
-
-def _refuse_name_of_library(path: Path, folder: str) -> None:
-    """Refuse a file that `import` would find in the place of a library, because its folder comes first."""
-    elsewhere = [entry for entry in sys.path if os.path.realpath(entry) != folder]
-    found = importlib.machinery.PathFinder.find_spec(path.stem, elsewhere)
-    # `test` is where Python keeps its own tests: nobody imports it.
-    if found and found.origin and path.stem != "test" and not is_user_namespace({"__file__": found.origin}):
-        what = _("This file has the name of a library: {name}", name=path.stem)
-        raise ConfigError(what, shown(path), _("rename it, for example to {name}", name=f"my_{path.name}"))
-
-
-def _execute(path: Path, text: str) -> ModuleType:
-    folder = str(path.parent.resolve())
-    _refuse_name_of_library(path, folder)
-    name = f"pochi_config_{next(_numbers)}"
-    spec = importlib.util.spec_from_loader(name, _TextLoader(name, path, text), origin=str(path))
-    assert spec is not None
-    spec.has_location = True
-    module = importlib.util.module_from_spec(spec)
-    module.__dict__["__pochi_source__"] = text
-    # Tracebacks and inspect show the text that runs, also after the file has changed.
-    linecache.cache[str(path)] = (len(text), None, text.splitlines(keepends=True), str(path))
-    _forget_modules_of_last_load()
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    process = os.getpid()
-    sys.modules[name] = module
-    try:
-        with remembered_imports():
-            spec.loader.exec_module(module)  # type: ignore[union-attr]
-    except SyntaxError as error:
-        raise syntax_problem(error, path) from error
-    except (Exception, SystemExit) as error:  # the user's code may raise anything at all
-        raise execution_problem(error, path) from error
-    finally:
-        if os.getpid() != process:  # the file forked: only the first process goes on
-            os._exit(0)
-    return module
-
-
-@contextlib.contextmanager
-def remembered_imports() -> Iterator[None]:
-    """Remember which modules of the user's are imported in the block: the next load imports them anew."""
-    before = set(sys.modules)
-    try:
-        yield
-    finally:
-        _modules_of_last_load.extend(n for n in sys.modules.keys() - before if is_user_code(sys.modules[n]))
-
-
-def _forget_modules_of_last_load() -> None:
-    for name in _modules_of_last_load:
-        sys.modules.pop(name, None)
-    _modules_of_last_load.clear()
-    importlib.invalidate_caches()
-
-
 def _is_future_import(value: Any) -> bool:
     return type(value).__module__ == "__future__"
 
@@ -264,7 +199,7 @@ def _apply(settings: dict[str, Any], overrides: Mapping[str, Any]) -> list[Probl
     for key, value in overrides.items():
         full = full_name(key)
         if full not in known and not full.startswith(tuple(f"{name}." for name in open_dicts)):
-            near = near_name(key, known)
+            near = settings_meant().get(key) or near_name(key, known)
             mend = _("did you mean {near}?", near=near) if near else _("pochi config schema lists all settings")
             place = _("{name}, given beside the file", name=key)
             problems.append(Problem(_("{key} is no setting", key=key), place, mend))
@@ -336,18 +271,10 @@ def load_registered(name: str, registry: Path) -> Any:
     file, _colon, attribute = target.rpartition(":")
     path = registry.parent / file
     text = _read(path)
-    module = _execute_part(path, text)
+    module = execute_part(path, text)
     if not hasattr(module, attribute):
         raise ConfigError(_("{path} has no {name}", path=path, name=attribute), str(registry), _("correct the entry"))
     return getattr(module, attribute)
-
-
-def _execute_part(path: Path, text: str) -> ModuleType:
-    kept = list(_modules_of_last_load)
-    _modules_of_last_load.clear()
-    module = _execute(path, text)
-    _modules_of_last_load.extend(kept)
-    return module
 
 
 def _ask_adapter(settings: dict[str, Any], helpers: Mapping[str, Any]) -> dict[str, Any]:

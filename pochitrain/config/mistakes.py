@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ast
+import builtins
 import contextlib
 import difflib
 import linecache
 import os
 import re
-import symtable
 import sys
 import traceback
-import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from pochitrain.config.fields import NAME_BYTES, Settings
 from pochitrain.config.inject import tells_splits
+from pochitrain.config.names import Assigned, names_read, names_taken
 from pochitrain.config.schema import Config
 from pochitrain.config.search import search_problems
 from pochitrain.config.source import is_user_code
@@ -91,105 +90,81 @@ class Where:
     def __init__(self, path: Path | None, text: str, overrides: Collection[str] = ()) -> None:
         self.path, self.text = path, text
         self.overrides = [full_name(key) for key in overrides]
-        self.lines: dict[str, int] = {}
-        self.own: set[str] = set()  # the names that the file defines, not those that it imports
-        with contextlib.suppress(SyntaxError):
-            for node in ast.parse(text).body:
-                self._note(node)
-
-    def _note(self, node: ast.stmt) -> None:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            self.lines[node.name] = node.lineno
-            self.own.add(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            self.lines |= {alias.asname or alias.name: node.lineno for alias in node.names}
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        for target in targets:
-            if isinstance(target, ast.Name):
-                self.lines[target.id] = node.lineno
-                if isinstance(node, ast.Assign | ast.AnnAssign):
-                    self.own.add(target.id)
-                value = getattr(node, "value", None)
-                if isinstance(value, ast.Dict):
-                    self._note_keys(target.id, value)
-            elif (
-                isinstance(target, ast.Subscript)
-                and isinstance(target.value, ast.Name)
-                and isinstance(target.slice, ast.Constant)
-            ):
-                self.lines[f"{target.value.id}.{target.slice.value!s}"] = node.lineno
-
-    def _note_keys(self, prefix: str, node: ast.Dict) -> None:
-        for key, value in zip(node.keys, node.values, strict=True):
-            if isinstance(key, ast.Constant):
-                self.lines[f"{prefix}.{key.value!s}"] = key.lineno
-                if isinstance(value, ast.Dict):
-                    self._note_keys(f"{prefix}.{key.value!s}", value)
+        self.assigned = Assigned(text)
+        self.lines = self.assigned.lines
 
     @cached_property
     def read(self) -> set[str]:
-        """The names that code looks up or asks for: in the file, and in those beside it that import from it."""
-        return _names_read(self.text).union(*map(_names_read, self._importers()))
+        """The names that code looks up or asks for: in the file, and in those around it that import from it."""
+        found = names_read(self.text)
+        for text in self._around():
+            taken = names_taken(text, self.path.stem if self.path else "")
+            found |= set(self.lines) if taken is None else taken
+        return found
 
-    def _importers(self) -> Iterator[str]:
-        """Yield the texts of the files beside the file that import from it."""
-        own = self.path
-        for path in own.parent.glob("*.py") if own else ():
-            text = ""
+    def _around(self) -> Iterator[str]:
+        """Yield the texts of the files beside the file; when they are a package, also of those beside the package."""
+        folder = self.path.parent if self.path else None
+        folders = [folder, folder.parent] if folder and (folder / "__init__.py").exists() else [folder]
+        for path in [path for folder in folders if folder for path in folder.glob("*.py") if path != self.path]:
             with contextlib.suppress(OSError):
-                text = path.read_text(encoding="utf-8", errors="replace")
-            if own and path != own and re.search(rf"^\s*(from|import) +{re.escape(own.stem)}\b", text, re.MULTILINE):
-                yield text
+                yield path.read_text(encoding="utf-8", errors="replace")
+
+    @cached_property
+    def _bases(self) -> list[tuple[Path | None, Assigned]]:
+        """The file, and those beside it from which it imports all names."""
+        found = {self.path: self.assigned}
+        for path, assigned in (bases := list(found.items())):  # grows while it is walked
+            for base in [
+                path.parent.joinpath(*name.split(".")).with_suffix(".py") for name in assigned.starred if path
+            ]:
+                if base not in found and base.is_file():
+                    found[base] = Assigned(base.read_text(encoding="utf-8", errors="replace"))
+                    bases.append((base, found[base]))
+        return bases
 
     def of(self, name: str) -> str:
-        """Return "file:line, name", with the line of the innermost part of a dotted name that the file shows."""
+        """Return "file:line, name", with the line of the innermost part of a dotted name that the files show."""
         if any(name == key or name.startswith(f"{key}.") for key in self.overrides):
             return _("{name}, given beside the file", name=name)
-        line = self._line(name)
-        if line is None and (key := next((key for key in self.overrides if key.startswith(f"{name}.")), None)):
+        if _line(self.lines, name) is None and (
+            key := next((key for key in self.overrides if key.startswith(f"{name}.")), None)
+        ):
             return _("{name}, given beside the file", name=key)
-        if self.path is None:
-            return name
-        return f"{shown(self.path)}:{line}, {name}" if line else f"{shown(self.path)}, {name}"
-
-    def _line(self, name: str) -> int | None:
-        parts = name.split(".")
-        candidates = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
-        return next((self.lines[c] for c in candidates if c in self.lines), None)
+        part, params, _member = name.partition("_params")  # that are missing are looked for at what lacks them
+        for path, assigned in self._bases:
+            line = _line(assigned.lines, name) or (_line(assigned.lines, part) if params else None)
+            if line:
+                return f"{shown(path)}:{line}, {name}" if path else name
+        return f"{shown(self.path)}, {name}" if self.path else name
 
     def nearness(self, name: str) -> int:
         """Return how near to the reader a setting was given: 2 beside the file, 1 in it, 0 in a file it imports."""
         if any(f"{name}.".startswith(f"{key}.") or key.startswith(f"{name}.") for key in self.overrides):
             return 2
-        return 0 if self._line(name) is None else 1
+        return 0 if _line(self.lines, name) is None else 1
 
     def fill(self, problem: Problem) -> Problem:
         return Problem(problem.what, self.of(problem.where), problem.mend)
 
 
-def _names_read(text: str) -> set[str]:
-    """Return the names that code looks up in its module, and those of its parameters, by which parts ask for values.
+def _line(lines: Mapping[str, int], name: str) -> int | None:
+    parts = name.split(".")
+    candidates = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    return next((lines[c] for c in candidates if c in lines), None)
 
-    All words of the text are read where names may be put together.
-    """
-    found, tables = set[str](), []
-    with contextlib.suppress(SyntaxError, ValueError), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        tables.append(symtable.symtable(text, "", "exec"))
-    for table in tables:  # grows while it is walked
-        tables += table.get_children()
-        for symbol in table.get_symbols():
-            looked_up = symbol.is_referenced() and (symbol.is_global() or table is tables[0])
-            if looked_up or symbol.is_parameter():
-                found.add(symbol.get_name())
-    return found if found.isdisjoint(("globals", "locals", "vars", "eval", "exec")) else set(re.findall(r"\w+", text))
+
+def valueless(where: Where) -> list[Problem]:
+    """Return the settings that the file writes as `epochs: 3`, which is no assignment."""
+    return [
+        Problem(_("{name} is given no value: a colon only says its type", name=name), where.of(name), f"{name} = …")
+        for name in where.assigned.valueless
+        if name in Config.model_fields
+    ]
 
 
 def misspelled(helpers: Mapping[str, Any], where: Where, place: str | None = None) -> list[Problem]:
-    """Return the names that are nearly settings.
-
-    Functions and objects often have such names; they count when they come from the file itself, the setting takes one,
-    and nothing reads the name.
+    """Return the names that are nearly settings, and are not helpers of the file.
 
     Args:
         place: the setting that the names come from.
@@ -197,7 +172,7 @@ def misspelled(helpers: Mapping[str, Any], where: Where, place: str | None = Non
     problems = []
     for name, value in helpers.items():
         near = near_name(name, Config.model_fields)
-        if near and (not callable(value) or _is_meant(name, near, where)):
+        if near and not _is_helper(name, value, near, where):
             problems.append(
                 Problem(
                     _("Unknown setting {name}: did you mean {near}?", name=name, near=near),
@@ -208,10 +183,28 @@ def misspelled(helpers: Mapping[str, Any], where: Where, place: str | None = Non
     return problems
 
 
-def _is_meant(name: str, near: str, where: Where) -> bool:
+def _is_helper(name: str, value: Any, near: str, where: Where) -> bool:
+    """Tell whether a value may well have a name that is nearly a setting.
+
+    Functions and objects often do; one is no helper when it comes from the file itself, the setting takes code, and
+    nothing reads it. A list of values may have the plural (`batch_sizes`) when something reads it.
+    """
+    assigned, other_number = where.assigned, name.lower() == _other_number(near)
+    if not callable(value):
+        return other_number and isinstance(value, list | tuple | dict) and name in where.read
+    if name.lower() == near or name not in assigned.own or name in where.read:  # `class Model`
+        return True
+    if name in assigned.definitions and (other_number or assigned.definitions[name]):
+        return True  # `def observer`; what a decorator may have kept
     info = Config.model_fields[near]
-    by_case = name.lower() == near  # `class Model`
-    return takes_code(info.annotation, info.metadata) and name in where.own and not by_case and name not in where.read
+    return not takes_code(info.annotation, info.metadata)
+
+
+def _other_number(name: str) -> str:
+    """Return the plural of a singular, the singular of a plural."""
+    if name.endswith("ss"):
+        return f"{name}es"
+    return name[:-1] if name.endswith("s") else f"{name}s"
 
 
 def shown(path: str | Path) -> str:
@@ -265,6 +258,10 @@ def _value_problem(line: Any, where: Where) -> Problem:
             takes = _("a path")
         elif kind == "finite_number":
             takes = _("a finite number")
+        elif name == "device":
+            takes = _("a text such as 'cpu' or 'cuda:1', or None")
+        elif not rest and (inner := inner_model(info)):
+            takes = _("a dict with any of the keys {names}", names=", ".join(inner.model_fields))
         item, mend = item_name(name, info, rest), _("it takes {accepted}", accepted=takes)
         what = _("{name} cannot be {value}", name=item, value=_short(value))
         if item != name and isinstance(rest[-1], str) and rest[-1] != "[key]":
@@ -319,11 +316,34 @@ def execution_problem(error: BaseException, path: Path) -> ConfigError:
         what = _("The config file ended the program: sys.exit({code})", code=repr(error.code))
     else:
         what = _("The config file raised {kind}: {reason}", kind=type(error).__name__, reason=error)
-    mend = _("correct the line")
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        name = error.name.partition(".")[0]
-        mend = _("install the package, e.g. uv add {name}, or put {name}.py beside the config", name=name)
-    return ConfigError(what + f"\n    {frame.line}", f"{shown(frame.filename)}:{frame.lineno}", mend)
+    where = f"{shown(frame.filename)}:{frame.lineno}"
+    return ConfigError(f"{what.rstrip(': ')}\n    {frame.line}", where, _mend_of(error, frame, path))
+
+
+def _mend_of(error: BaseException, frame: traceback.FrameSummary, path: Path) -> str:
+    name, known = getattr(error, "name", None) or "", list[str]()
+    package, _dot, module = name.rpartition(".")
+    if isinstance(error, ModuleNotFoundError) and package in sys.modules:
+        name, known = module, dir(sys.modules[package])
+    elif isinstance(error, ModuleNotFoundError) and name:
+        name = name.partition(".")[0]
+        known = [file.stem for file in path.parent.glob("*.py")]
+    elif isinstance(error, ImportError) and (missing := re.match(r"cannot import name '(\w+)'", str(error))):
+        name, known = missing[1], dir(sys.modules.get(name))
+    elif isinstance(error, AttributeError):
+        known = dir(error.obj)
+    elif isinstance(error, NameError):
+        *_outer, (innermost, _number) = traceback.walk_tb(error.__traceback__)
+        known = [*innermost.f_locals, *innermost.f_globals, *dir(builtins)]
+        if name in Config.model_fields:
+            return _("give it a value in a line above: {name} = …", name=name)
+    if near := difflib.get_close_matches(name, known, n=1, cutoff=0.8):
+        return _("did you mean {near}?", near=near[0])
+    if isinstance(error, ModuleNotFoundError) and name and package not in sys.modules:
+        return _("install the package, e.g. uv add {name}, or put {name}.py beside the config", name=name)
+    if isinstance(error, ImportError) and frame.filename == str(path) and re.match(r"from\s+\.", frame.line or ""):
+        return _("a config is no part of a package; its folder is searched first: from base_config import *")
+    return _("correct the line")
 
 
 def raised_by_user(error: BaseException) -> ConfigError | None:

@@ -13,6 +13,24 @@ from pochitrain.config.fields import Settings
 from pochitrain.config.schema import Config
 from pochitrain.locale import _
 
+# What settings are called elsewhere.
+_SYNONYMS = {
+    **dict.fromkeys(("lr", "base_lr", "initial_lr"), "learning_rate"),
+    **dict.fromkeys(("num_epochs", "n_epochs", "max_epochs", "total_epochs"), "epochs"),
+    **dict.fromkeys(("bs", "train_batch_size"), "batch_size"),
+    **dict.fromkeys(("workers", "n_workers"), "num_workers"),
+    **dict.fromkeys(("train_dir", "train_root", "train_path", "data_dir", "data_root", "data_path"), "train_data_root"),
+    **dict.fromkeys(("val_dir", "val_root", "val_path", "valid_dir", "test_dir"), "val_data_root"),
+    **dict.fromkeys(("random_seed", "random_state", "manual_seed"), "seed"),
+    **dict.fromkeys(("amp", "use_amp", "fp16", "bf16", "mixed_precision"), "precision"),
+    **dict.fromkeys(("arch", "backbone", "architecture"), "model_name"),
+    **dict.fromkeys(("net", "network"), "model"),
+    **dict.fromkeys(("criterion", "loss_fn"), "loss"),
+    **dict.fromkeys(("output_dir", "save_dir", "log_dir"), "work_dir"),
+    **{name: f"optimizer_params.{name}" for name in ("weight_decay", "momentum", "nesterov", "betas")},
+    **{name: f"scheduler_params.{name}" for name in ("gamma", "step_size", "milestones", "T_max", "eta_min")},
+}
+
 
 def walk_settings(model: type[Settings] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Yield (dotted name, field) of every setting, a dict-valued one before its members."""
@@ -40,6 +58,18 @@ def split_key(key: str) -> tuple[str, list[str]]:
     if members[:1] == ["layer_rates"] and members[1:]:  # a pattern may hold dots itself
         members = ["layer_rates", ".".join(members[1:])]
     return name, members
+
+
+def settings_meant() -> dict[str, str]:
+    """Return which setting (dotted) is meant by a member without its dict, or by a name that other programs use."""
+    members = [name for name, _info in walk_settings() if "." in name]
+    return {name.rpartition(".")[2]: name for name in members} | _SYNONYMS
+
+
+def as_written(name: str) -> str:
+    """Return a dotted setting as a file writes it: `early_stopping["patience"]`."""
+    top, _dot, member = name.rpartition(".")
+    return f'{top}["{member}"]' if top else name
 
 
 def documentation(info: FieldInfo, japanese: bool) -> str:

@@ -28,11 +28,13 @@ from PIL import (
 )
 
 from pochitrain.data.completeness import Refusal, check_container, check_end, cut_off
-from pochitrain.data.jpeg import decode_jpeg
+from pochitrain.data.headers import inspect_plain
+from pochitrain.data.jpeg import decode_jpeg, decode_plain
 from pochitrain.data.png import load_png, open_png
 from pochitrain.errors import DataError
 from pochitrain.locale import _
 
+Pixels = npt.NDArray[np.uint8]
 Grey = npt.NDArray[np.uint8]
 
 # Twice Pillow's own MAX_IMAGE_PIXELS, the point where Pillow refuses too (13 377 × 13 377, 0.5 GB as RGB).
@@ -52,6 +54,9 @@ _KINDS: tuple[tuple[bytes, Callable[..., Any]], ...] = (
     (b"II+\0", TiffImagePlugin.TiffImageFile),  # BigTIFF
     (b"MM\0+", TiffImagePlugin.TiffImageFile),
 )
+
+# How a whole file ends: when its header asks for more, that is wrong.
+_ENDS = {JpegImagePlugin.JpegImageFile: b"\xff\xd9", open_png: b"IEND\xaeB`\x82", GifImagePlugin.GifImageFile: b";"}
 
 # What Pillow raises for damaged files, found by flipping bytes in every format.
 _DAMAGE = (
@@ -132,7 +137,21 @@ def decode_image(path: str | Path) -> Image.Image:
         BrokenImage: the file cannot be read, is no image, is cut off or damaged, has a kind of pixels that is
             refused, or declares more than MAX_PIXELS (told by the header, before any pixel is decoded).
     """
-    return decode_with_remark(path)[0]
+    pixels = decode_pixels(path)
+    return decode_with_remark(path)[0] if pixels is None else Image.fromarray(pixels)
+
+
+def decode_pixels(path: str | Path) -> Pixels | None:
+    """Return the picture in a plain, sound JPEG as an array (H, W, 3), None for any other file.
+
+    For these it is `decode_image` in half the time at 32 px; what is odd about a file is left to that.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            head = file.read(3)
+            return decode_plain(head + file.read()) if head == b"\xff\xd8\xff" else None
+    except OSError:
+        return None
 
 
 def decode_with_remark(path: str | Path) -> tuple[Image.Image, str]:
@@ -159,6 +178,8 @@ def inspect_image(path: str | Path) -> ImageHeader:
     Raises:
         BrokenImage: as `decode_image`, for everything that header and end tell.
     """
+    if plain := inspect_plain(path):
+        return ImageHeader(plain.width, plain.height, "JPEG", plain.mode)
     with _reading(path) as file:
         image = _open(file)
         width, height = _stored_size(image)
@@ -183,8 +204,6 @@ def _reason(error: BaseException) -> str:
         return _("cannot be read: {detail}", detail=os.strerror(error.errno))
     if "unknown pixel mode" in str(error):  # how Pillow names a TIFF with 64 bits, or with floats in colour
         return _("a kind of pixels that Pillow cannot read; save it as 8 or 16 bits")
-    if isinstance(error.__cause__ or error, struct.error | EOFError | IndexError) or "truncated" in str(error).lower():
-        return cut_off()
     return _("damaged, or of a kind that Pillow cannot read: {detail}", detail=str(error) or type(error).__name__)
 
 
@@ -196,6 +215,18 @@ def _open(file: BinaryIO) -> Any:
     kind = next((kind for signature, kind in _KINDS if head.startswith(signature)), None)
     if kind is None or (head.startswith(b"RIFF") and head[8:12] != b"WEBP"):
         raise Refusal(_("no JPEG, PNG, BMP, GIF, TIFF or WebP image"))
+    try:
+        return _opened(kind, file, head)
+    except _DAMAGE as error:
+        short = isinstance(error.__cause__ or error, struct.error | EOFError | IndexError)
+        asks_for_more = (short or "truncated" in str(error).lower()) and not file.read(1)
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 8))
+        if asks_for_more and not (kind in _ENDS and file.read().endswith(_ENDS[kind])):
+            raise Refusal(cut_off()) from error
+        raise
+
+
+def _opened(kind: Callable[..., Any], file: BinaryIO, head: bytes) -> Any:
     size = os.fstat(file.fileno()).st_size
     check_container(file, head, size)
     if kind is WebPImagePlugin.WebPImageFile:  # Pillow takes the memory for the whole picture when it opens one

@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import gc
 import hashlib
 import json
 import os
 import stat
+import time
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +29,8 @@ from pochitrain.locale import _
 
 SUFFIXES = frozenset({"jpg", "jpeg", "jfif", "png", "bmp", "gif", "tif", "tiff", "webp"})
 _NEVER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})  # left behind by macOS and Windows; compared in lower case
+
+_WAITING_SECONDS = 2e-5  # for one file; a disk that takes longer is slow
 
 _Key = tuple[int | bytes, ...]
 
@@ -50,6 +54,19 @@ class ImageFolder:
 # ---- finding the files ----
 
 
+@contextlib.contextmanager
+def garbage_kept() -> Iterator[None]:
+    """Make objects by the 100 000 without looking for garbage among them all the time: half the time of a scan."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@garbage_kept()
 def scan_folder(root: str | Path, faults: list[Problem] | None = None, *, allow_empty: bool = False) -> ImageFolder:
     """Return the classes and images below a root. Reads folders only, never a file.
 
@@ -323,22 +340,30 @@ def manifest_difference(old: dict[str, Any], new: dict[str, Any]) -> tuple[int, 
 def check_headers(folder: ImageFolder, threads: int = 8) -> tuple[list[ImageHeader | None], list[BrokenImage]]:
     """Return the header of each file, None for a broken one, and the errors in the order of the files.
 
-    Reads the head and the tail of every file; about 50 µs each when the disk is no brake.
+    Reads the head and the tail of every file; 7 µs for a plain JPEG, 50 for others, when the disk is no brake. Threads
+    wait for a slow one; for a fast one they would only wait for each other.
     """
 
-    def inspect(path: str) -> ImageHeader | BrokenImage:
+    def inspect(index: int) -> ImageHeader | BrokenImage:
         try:
-            return inspect_image(path)
+            return inspect_image(folder.path(index))
         except BrokenImage as error:
             return error
 
-    def inspect_some(indices: range) -> list[ImageHeader | BrokenImage]:
-        return [inspect(folder.path(index)) for index in indices]
+    def inspect_some(indices: range) -> tuple[list[ImageHeader | BrokenImage], bool]:
+        started, worked = time.perf_counter(), time.thread_time()
+        results = [inspect(index) for index in indices]
+        waited = (time.perf_counter() - started) - (time.thread_time() - worked)
+        return results, waited > _WAITING_SECONDS * len(indices)
 
-    count = len(folder.files)
-    parts = [range(start, min(start + 64, count)) for start in range(0, count, 64)]
+    count, found = len(folder.files), list[ImageHeader | BrokenImage]()
+    parts = deque(range(start, min(start + 64, count)) for start in range(0, count, 64))
+    waited = False
+    while parts and not waited:
+        results, waited = inspect_some(parts.popleft())
+        found += results
     with ThreadPoolExecutor(threads) as pool:
-        found = [result for part in pool.map(inspect_some, parts) for result in part]
+        found += [result for results, _waited in pool.map(inspect_some, parts) for result in results]
     headers = [result if isinstance(result, ImageHeader) else None for result in found]
     return headers, [result for result in found if isinstance(result, BrokenImage)]
 

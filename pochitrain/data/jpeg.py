@@ -11,6 +11,7 @@ import simplejpeg
 from PIL import Image
 
 from pochitrain.data.completeness import Refusal
+from pochitrain.data.headers import plain_frame
 from pochitrain.locale import _
 
 # What libjpeg remarks on (its jerror.h) when it has filled in pixels that it could not decode: data is missing, or left
@@ -18,6 +19,8 @@ from pochitrain.locale import _
 _LOST = re.compile(r"premature end|Huffman code|arithmetic code|instead of RST|bytes before marker (?!0xd9)", re.I)
 _REMARK = re.compile(r"Corrupt JPEG|Warning|Premature|Invalid SOS|Inconsistent progression|Unknown Adobe", re.I)
 _APP, _COM, _SOS = range(0xE0, 0xF0), 0xFE, 0xDA
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
+_SOF_PROGRESSIVE, _EOI = (0xC2, 0xCA), 0xD9
 _SOF_SEQUENTIAL = (0xC0, 0xC1, 0xC9)  # baseline, extended, and with arithmetic coding (ITU T.81, table B.1)
 
 
@@ -33,12 +36,42 @@ def decode_jpeg(image: Any, file: BinaryIO) -> tuple[Any, str]:
     pixels, remark = _heard(data, space)
     if remark and _LOST.search(lost := _heard(_bare_jpeg(data), space)[1]):  # libjpeg tells its first remark only
         raise Refusal(_("damaged: some of its pixels cannot be decoded ({detail})", detail=lost))
+    if not remark and image.info.get("progressive") and _lacks_scans(data):
+        remark = "Progressive JPEG without its last scans: coarser than it was"
     if pixels is None or space == "CMYK":
         image.load()
         return image, remark
     decoded = Image.fromarray(pixels)
     decoded.info = image.info
     return decoded, remark
+
+
+def decode_plain(data: bytes) -> npt.NDArray[np.uint8] | None:
+    """Return the pixels (H, W, 3) of a plain JPEG on which libjpeg has nothing to remark, None for any other file."""
+    frame = plain_frame(data)
+    if frame is None or frame.progressive:
+        return None
+    return _heard(data, "RGB")[0]
+
+
+def _lacks_scans(data: bytes) -> bool:
+    """Tell whether a progressive JPEG ends before each coefficient has all its bits (ITU T.81, section G.1.1).
+
+    That is how one looks that was cut between two scans and given an end. libjpeg has nothing to remark on.
+    """
+    bits: dict[int, list[int]] = {}  # component → how many bits of each of its 64 coefficients are still to come
+    at = 2
+    while (found := _MARKER.search(data, at)) and data[found.start() + 1] != _EOI:
+        start, marker = found.end(), data[found.start() + 1]
+        at = start + int.from_bytes(data[start : start + 2], "big")
+        segment = data[start + 2 : at]
+        if marker in _SOF_PROGRESSIVE:
+            bits = {component: [16] * 64 for component in segment[6::3]}
+        elif marker == _SOS:
+            first, last, precision = segment[-3:]
+            for component in segment[1:-3:2]:
+                bits.get(component, [0])[first : last + 1] = [precision & 15] * (last + 1 - first)
+    return any(any(left) for left in bits.values())
 
 
 def _heard(data: bytes, space: str) -> tuple[npt.NDArray[np.uint8] | None, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zlib
 from typing import Any, BinaryIO, NamedTuple
@@ -11,13 +12,18 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 
-from pochitrain.data.completeness import Refusal, cut_off
+from pochitrain.data.completeness import Refusal
 from pochitrain.locale import _
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER = (b"IHDR", b"PLTE", b"tRNS")
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _TURNING = (b"Raw profile type exif", b"XML:com.adobe.xmp")  # the texts in which Pillow looks for an orientation
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of each colour type (PNG specification, table 11.1)
+_ADAM7 = (  # the passes of an interlaced picture: first column and row, step to the next (section 8.2)
+    (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2),
+)  # fmt: skip
+_PIECE = 1 << 14  # bytes inflated at once, to 16 MB at most
 _NO_PIXELS_YET = struct.pack(">I4sI", 0, b"IDAT", zlib.crc32(b"IDAT"))
 
 
@@ -36,9 +42,12 @@ def open_png(file: BinaryIO) -> Any:
     pixels_at = next((at for at, chunk in enumerate(chunks) if chunk.kind == b"IDAT"), None)
     if pixels_at is None:
         raise Refusal(_("damaged: it holds no pixels"))
-    kept = [_sound(_whole(file, chunk)) for chunk in chunks[:pixels_at] if chunk.kind in _HEADER]
-    kept += [_whole(file, chunk) for chunk in chunks if _turns(file, chunk)]  # may stand after the pixels
-    image: Any = PngImagePlugin.PngImageFile(io.BytesIO(_SIGNATURE + b"".join(kept) + _NO_PIXELS_YET))
+    header = [_sound(_whole(file, chunk)) for chunk in chunks[:pixels_at] if chunk.kind in _HEADER]
+    turning = [_whole(file, chunk) for chunk in chunks if _turns(file, chunk)]  # may stand after the pixels
+    try:
+        image = _opened(header + turning)
+    except (SyntaxError, ValueError):  # a text of another compression, or of many megabytes: it turns nothing
+        image = _opened(header)
     image.pixel_chunks = [chunk for chunk in chunks if chunk.kind == b"IDAT"]
     if image.mode == "P" and image.palette is None:
         raise Refusal(_("damaged: its palette is missing"))
@@ -49,16 +58,46 @@ def open_png(file: BinaryIO) -> Any:
 
 
 def load_png(image: Any, file: BinaryIO) -> None:
-    """Decode the pixels of an opened PNG; refuse them where a checksum is wrong."""
-    image.fp.seek(0, io.SEEK_END)
-    image.fp.write(struct.pack(">I4s", sum(chunk.length for chunk in image.pixel_chunks), b"IDAT"))
-    for chunk in image.pixel_chunks:
-        image.fp.write(_sound(_whole(file, chunk))[8:-4])
+    """Decode the pixels of an opened PNG; refuse them where a checksum is wrong, or some are missing."""
+    content = image.fp
+    pixels = b"".join(_sound(_whole(file, chunk))[8:-4] for chunk in image.pixel_chunks)
+    content.seek(0, io.SEEK_END)
+    content.write(struct.pack(">I4s", len(pixels), b"IDAT"))
+    content.write(pixels)
     hidden = _hidden(image) if _raw_mode(image) == "RGB;16B" and "transparency" in image.info else None
-    image.load()
+    try:
+        image.load()
+    except OSError as error:
+        raise Refusal(_("damaged: its pixels cannot be decoded ({detail})", detail=error)) from None
+    # Where the compressed pixels have an end of their own, but too early, Pillow leaves the rest zero.
+    if image.info.get("interlace") or not np.asarray(image.crop((0, image.height - 1, *image.size))).any():
+        _check_length(content.getvalue()[16:29], pixels)
     if hidden is not None:
         image.paste("white", mask=Image.fromarray(hidden))
         del image.info["transparency"]
+
+
+def _opened(chunks: list[memoryview]) -> Any:
+    return PngImagePlugin.PngImageFile(io.BytesIO(_SIGNATURE + b"".join(chunks) + _NO_PIXELS_YET))
+
+
+def _check_length(header: bytes, pixels: bytes) -> None:
+    """Refuse compressed pixels that are fewer than the header (IHDR) says."""
+    width, height, bits, colour, interlaced = struct.unpack(">IIBBxxB", header)
+    missing = 0
+    for left, top, across, down in _ADAM7 if interlaced else [(0, 0, 1, 1)]:
+        columns, rows = math.ceil((width - left) / across), math.ceil((height - top) / down)
+        if columns > 0:
+            missing += rows * (
+                1 + math.ceil(columns * bits * _CHANNELS[colour] / 8)
+            )  # each row has a byte for its filter
+    inflater = zlib.decompressobj()
+    for start in range(0, len(pixels), _PIECE):
+        missing -= len(inflater.decompress(pixels[start : start + _PIECE]))
+        if missing <= 0 or inflater.eof:
+            break
+    if missing > 0:
+        raise Refusal(_("damaged: some of its pixels are missing"))
 
 
 def _hidden(image: Any) -> npt.NDArray[np.bool_]:
@@ -77,7 +116,7 @@ def _raw_mode(image: Any) -> str:
 
 
 def _chunks(file: BinaryIO) -> list[_Chunk]:
-    """Return the chunks up to IEND; refuse a file that ends before."""
+    """Return the chunks up to IEND; EOFError for a file that ends before."""
     size = file.seek(0, io.SEEK_END)
     chunks: list[_Chunk] = []
     position = len(_SIGNATURE)
@@ -88,7 +127,8 @@ def _chunks(file: BinaryIO) -> list[_Chunk]:
         chunks.append(_Chunk(kind, position + 8, length))
         position += 12 + length
         if position > size:
-            raise Refusal(cut_off())
+            file.seek(size)
+            raise EOFError("a chunk reaches beyond the end of the file")
     return chunks
 
 

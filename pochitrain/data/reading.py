@@ -23,13 +23,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pochitrain.config.source import is_user_code
-from pochitrain.data.decode import decode_image
+from pochitrain.data.decode import decode_image, decode_pixels
+from pochitrain.data.own import label_number
 from pochitrain.data.pipeline import Finish, Plan, from_pixels, plan_of, to_pixels
-from pochitrain.data.source import label_number
 from pochitrain.data.store import KINDS, Place, Store
 from pochitrain.errors import DataError
 from pochitrain.locale import _
-from pochitrain.randomness import seed_everything
+from pochitrain.randomness import seed_everything, seed_torch
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Samples(Dataset[Any]):
             enough: how many of the images that can be read are compared; None: all.
         """
         if self.plan.finish is not None and not self.plan.finish.exact(device):
-            self.plan = Plan(self.plan.once, (*self.plan.each, *self.plan.finish.tail))
+            self.plan = Plan(self.plan.once, (*self.plan.each, *self.plan.finish.tail), arrays=self.plan.arrays)
         if not self.plan.once and self.plan.finish is None:
             return
         compared = 0
@@ -114,14 +114,22 @@ class Samples(Dataset[Any]):
         return self._stored_batch(positions) or collate([self._sample(*p) for p in positions], self.plan)
 
     def prepare(self, index: int) -> Any:
-        """Return the image after the steps that are the same in every epoch, and keep it. Safe in threads."""
+        """Return the image after the steps that are the same in every epoch, and keep it. Safe in threads.
+
+        With a store its pixels, where `Plan.draw` takes them.
+        """
         if self.store is None or self.labels is None:
             return self.plan.prepare(decode_image(self.items[index]))
-        made: list[Any] = []
+        made, as_pixels = list[Any](), bool(self.plan.arrays)
 
         def make() -> Any:
-            made.append(self.plan.prepare(decode_image(self.items[index])))
-            return to_pixels(made[0])
+            if as_pixels and not self.plan.once and (plain := decode_pixels(self.items[index])) is not None:
+                made.append(plain)
+                return "RGB", plain
+            image = self.plan.prepare(decode_image(self.items[index]))
+            pixels = to_pixels(image)
+            made.append(pixels[1] if pixels and as_pixels and pixels[0] == "RGB" else image)
+            return pixels
 
         with contextlib.suppress(
             OSError
@@ -129,7 +137,8 @@ class Samples(Dataset[Any]):
             place = self.places[index] or self.store.image(self.items[index], make)
             if place is not None and not made:
                 try:
-                    made.append(from_pixels(KINDS[place.kind], self.store.read(place)))
+                    kind, stored = KINDS[place.kind], self.store.read(place)
+                    made.append(stored if as_pixels and kind == "RGB" else from_pixels(kind, stored))
                 except OSError:  # power failed, or the disk forgets
                     place = self.store.image(self.items[index], make, damaged=place)
             self.places[index] = place
@@ -151,13 +160,16 @@ class Samples(Dataset[Any]):
                 self._seed(epoch, index)
             return self.plan.draw(image), self.labels[index], index
         except Exception as error:  # whatever a user's transform or data set raises is told with its sample
-            reason = error.problems[0].what if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
-            return Failure(index, reason)
+            if isinstance(error, DataError):
+                return Failure(index, error.problems[0].what, error.problems[0].mend)
+            return Failure(index, f"{type(error).__name__}: {error}")
         finally:
             self.at[self.place] = -1
 
     def _seed(self, epoch: int, index: int) -> None:
-        seed_everything(self.seed, self.purpose, epoch if self.purpose == "augment" else 0, index)
+        # Known steps draw from torch alone. Whether they are known is a matter of the transform, not of the cache.
+        seed = seed_torch if len(self.plan.arrays) == len(self.plan.each) > 0 else seed_everything
+        seed(self.seed, self.purpose, epoch if self.purpose == "augment" else 0, index)
 
     def _stored_batch(self, positions: Sequence[tuple[int, int]]) -> Batch | None:
         """Return a batch that lies ready in the store, None when it does not: nothing is drawn, one size, all there."""

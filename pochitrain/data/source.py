@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from pochitrain.config.canonical import digest
-from pochitrain.config.inject import call_part, part_values, tells_splits
-from pochitrain.config.mistakes import class_weights_problem, raised_by_user
+from pochitrain.config.mistakes import class_weights_problem
 from pochitrain.config.schema import Config
 from pochitrain.data.decode import BrokenImage
 from pochitrain.data.folder import (
@@ -21,14 +17,16 @@ from pochitrain.data.folder import (
     check_same_classes,
     display_name,
     exact_leaks,
+    garbage_kept,
     manifest,
     manifest_digest,
     nested_roots,
 )
+from pochitrain.data.own import Items, check_range, class_names, make_dataset, read_labels
 from pochitrain.data.remembered import cache_file, still_broken
 from pochitrain.data.split import split_folder, ungrouped
 from pochitrain.data.table import is_table, list_images
-from pochitrain.errors import ConfigError, DataError, PochiError, Problem
+from pochitrain.errors import ConfigError, DataError, Problem
 from pochitrain.locale import _
 
 AUTO = "auto"  # the value of `val_data_root` that splits the training folder
@@ -36,11 +34,11 @@ AUTO = "auto"  # the value of `val_data_root` that splits the training folder
 
 @dataclass(frozen=True)
 class Split:
-    """One part of the data: paths with their labels, or a data set of the user's (labels None)."""
+    """One part of the data: paths with their labels, or a data set of the user's as `Items` (labels None)."""
 
     items: Any
     labels: Sequence[int] | None
-    extremes: tuple[int, ...] = (0,)  # indices of images of different shapes, to try a transform on
+    extremes: tuple[int, ...] = (0,)  # images of different shapes, or of different labels, to try a transform on
     manifest: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -91,6 +89,7 @@ def load_data(config: Config) -> Data:
     return data
 
 
+@garbage_kept()
 def _folder_data(config: Config) -> Data:
     train, val, notes = find_images(config)
     # Drawn by content, equal images are on one side; two groups may hold the same one.
@@ -234,31 +233,24 @@ def _pixels(header: Any) -> int:
 
 
 def _own_data(config: Config) -> Data:
-    sets = {split: made for split in ("train", "val") if (made := _call_dataset(config, split)) is not None}
-    labels = {split: _labels(dataset, split) for split, dataset in sets.items()}
-    names = getattr(sets["train"], "classes", None)
-    count = config.num_classes or (len(names) if names is not None else max(labels["train"]) + 1)
-    classes = tuple(str(name) for name in (names if names is not None else range(count)))
+    sets = {split: made for split in ("train", "val") if (made := make_dataset(config, split)) is not None}
+    labels = {split: read_labels(dataset, split) for split, dataset in sets.items()}
+    classes = class_names(sets["train"], labels["train"], config.num_classes)
     for split, given in labels.items():
-        wrong = next((label for label in given if not 0 <= label < len(classes)), None)
-        if wrong is not None:
-            raise DataError(
-                _(
-                    "The data set for {split} has label {label}, but {count} classes",
-                    split=split,
-                    label=wrong,
-                    count=len(classes),
-                ),
-                "dataset",
-                _("labels count from 0 and stay below the number of classes"),
-            )
+        check_range(given, classes, split)
     counts = Counter(labels["train"])
     notes = []
     if empty := [name for label, name in enumerate(classes) if not counts[label]]:
         shown = ", ".join(empty[:20]) + (" …" if len(empty) > 20 else "")
         notes.append(_("classes without a training image: {names}", names=shown))
     splits = {
-        split: Split(dataset, None, manifest=_own_manifest(classes, labels[split])) for split, dataset in sets.items()
+        split: Split(
+            Items(dataset, labels[split]),
+            None,
+            extremes=_one_of_each(labels[split]),
+            manifest=_own_manifest(classes, labels[split]),
+        )
+        for split, dataset in sets.items()
     }
     return Data(
         classes,
@@ -269,101 +261,9 @@ def _own_data(config: Config) -> Data:
     )
 
 
-def _call_dataset(config: Config, split: str) -> Any:
-    """Return the user's data set for a split; one that cannot tell the splits apart has no validation data."""
-    assert config.dataset is not None
-    if split == "val" and not tells_splits(config.dataset):
-        return None
-    root = config.train_data_root if split == "train" else config.val_data_root
-    transform = config.train_transform if split == "train" else config.val_transform
-    values = part_values(config, split=split, train=split == "train", root=root, transform=transform)
-    try:
-        made = call_part("dataset", config.dataset, values)
-    except PochiError:
-        raise
-    except Exception as error:  # a library's data set may raise anything; the user's own is told with its line
-        if raised_by_user(error):
-            raise
-        what = _("The data set for {split} cannot be made: {reason}", split=split, reason=_raised(error))
-        raise DataError(what, "dataset", _("correct its arguments, or see to the files that it reads")) from error
-    if made is None and split == "val":
-        return None
-    if not (hasattr(made, "__getitem__") and hasattr(made, "__len__")):
-        raise ConfigError(
-            _(
-                "dataset gave {kind} for {split}: not a data set with a length and items",
-                kind=type(made).__name__,
-                split=split,
-            ),
-            "dataset",
-            _("return a torch Dataset of (image, label), or None for no validation data"),
-        )
-    if len(made) == 0:
-        raise DataError(
-            _("The data set for {split} is empty", split=split),
-            "dataset",
-            _("return a torch Dataset of (image, label), or None for no validation data"),
-        )
-    return made
-
-
-def _labels(dataset: Any, split: str) -> list[int]:
-    """Return the labels of a data set: its `targets` or `labels`, else read from every item."""
-    given = next(
-        (list(got) for name in ("targets", "labels") if (got := getattr(dataset, name, None)) is not None), None
-    )
-    if given is None:
-        given = [_label_of(dataset, index, split) for index in range(len(dataset))]
-    if len(given) != len(dataset):
-        raise DataError(
-            _(
-                "The data set for {split} has {images} images, but {labels} labels",
-                split=split,
-                images=len(dataset),
-                labels=len(given),
-            ),
-            "dataset",
-            _("let targets (or labels) hold one label for each image, in the order of the images"),
-        )
-    labels = []
-    for index, label in enumerate(given):
-        try:
-            labels.append(label_number(label))
-        except TypeError:
-            what = _(
-                "Sample {index} of the data set for {split} has label {label}",
-                index=index,
-                split=split,
-                label=repr(label),
-            )
-            raise DataError(what, "dataset", _("labels are integers from 0")) from None
-    return labels
-
-
-def label_number(label: Any) -> int:
-    """Return a label as an integer, from 0.5 or "1" a TypeError: int() would cut off what stands behind the point."""
-    return operator.index(bool(label) if isinstance(label, np.bool_) else label)
-
-
-def _label_of(dataset: Any, index: int, split: str) -> Any:
-    try:
-        return dataset[index][1]
-    except Exception as error:  # a data set may raise anything
-        own = raised_by_user(error)
-        raise DataError(
-            _(
-                "Sample {index} of the data set for {split} cannot be read: {reason}",
-                index=index,
-                split=split,
-                reason=_raised(error),
-            ),
-            own.problems[0].where if own else "dataset",
-            _("correct the data set, or give it targets: a list of all labels"),
-        ) from error
-
-
-def _raised(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+def _one_of_each(labels: Sequence[int]) -> tuple[int, ...]:
+    """Return the first sample of each label, of eight labels at most."""
+    return tuple(sorted(labels.index(label) for label in sorted(set(labels))[:8]))
 
 
 def _own_manifest(classes: tuple[str, ...], labels: list[int]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from pochitrain.data.folder import ImageFolder, scan_folder
 from pochitrain.errors import DataError, Problem
 from pochitrain.locale import _
 
+Row = tuple[int, list[str]]  # the number of its (last) line, and its values
+
 
 def is_table(root: str) -> bool:
     return root.lower().endswith(".csv")
@@ -26,8 +28,8 @@ def list_images(root: str, faults: list[Problem] | None = None) -> ImageFolder:
 def read_table(path: str | Path, faults: list[Problem] | None = None) -> ImageFolder:
     """Return the images that a table lists; relative paths start from the table's own folder.
 
-    UTF-8, with or without a byte order mark. Other columns are ignored. The images are sorted by class and path, like
-    those of folders.
+    UTF-8, with or without a byte order mark. Other columns, and spaces around a value, are ignored. The images are
+    sorted by class and path, like those of folders.
 
     Args:
         faults: takes what is wrong, as long as there are images all the same; without it, that is an error.
@@ -36,14 +38,7 @@ def read_table(path: str | Path, faults: list[Problem] | None = None) -> ImageFo
         DataError: with every line that has no label, or whose file is missing or listed before.
     """
     path = Path(path)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            rows = [(reader.line_num, row) for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            _("The table cannot be read: {reason}", reason=error), str(path), _("save it as CSV in UTF-8")
-        ) from None
+    rows = _rows(path)
     columns = _columns(path, rows)
     images, problems = _checked(path, columns, rows[1:])
     if not images and not problems:
@@ -64,23 +59,46 @@ def read_table(path: str | Path, faults: list[Problem] | None = None) -> ImageFo
     )
 
 
-def _columns(path: Path, rows: list[tuple[int, list[str]]]) -> list[str]:
+def _rows(path: Path) -> list[Row]:
+    """Return the lines that hold something."""
+    rows: list[Row] = []
+    start = 1  # of a row: one with a quotation mark too many runs over the lines below
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True, skipinitialspace=True)
+            for row in reader:
+                if row:
+                    rows.append((reader.line_num, row))
+                start = reader.line_num + 1
+    except (OSError, UnicodeDecodeError) as error:
+        what = _("The table cannot be read: {reason}", reason=error)
+        raise DataError(what, str(path), _("save it as CSV in UTF-8")) from None
+    except csv.Error as error:
+        if rows:
+            _columns(path, rows)  # another separator is the better explanation
+        what = _("The table cannot be read: {reason}", reason=error)
+        mend = _("put a quotation mark before and after the value, and two for each one inside it")
+        raise DataError(what, f"{path}:{start}", mend) from None
+    return rows
+
+
+def _columns(path: Path, rows: list[Row]) -> list[str]:
     """Return the names in the first line."""
     mend = _("write path,label in the first line")
     if not rows:
         raise DataError(_("The table is empty"), str(path), mend)
-    columns = rows[0][1]
+    columns = [name.strip() for name in rows[0][1]]
     if columns.count("path") == columns.count("label") == 1:
         return columns
-    if separator := next((mark for mark in ";\t|" if {"path", "label"} <= set(columns[0].split(mark))), ""):
+    if separator := next(
+        (mark for mark in ";\t|" if {"path", "label"} <= set(map(str.strip, columns[0].split(mark)))), ""
+    ):
         mend = _("separate the columns by commas, not by {separator}", separator=repr(separator))
     what = _("The table needs one column path and one column label; it has: {names}", names=", ".join(columns))
     raise DataError(what, str(path), mend)
 
 
-def _checked(
-    path: Path, columns: list[str], rows: list[tuple[int, list[str]]]
-) -> tuple[list[tuple[str, str, int]], list[Problem]]:
+def _checked(path: Path, columns: list[str], rows: list[Row]) -> tuple[list[tuple[str, str, int]], list[Problem]]:
     """Return (label, path, bytes) of the good lines, and what is wrong with the others."""
     images, problems, seen = [], [], set[tuple[int, int]]()
     for line, row in rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from pochitrain.config.mistakes import raised_by_user
 from pochitrain.errors import ConfigError
 from pochitrain.locale import _
 from pochitrain.parts.losses import LossFn
 
-Sizes = dict[str, tuple[int, int]]
+Sizes = dict[str, tuple[int, ...]]
 
 # What torch raises for tensors that do not fit.
 _UNFITTING = (RuntimeError, ValueError, AssertionError, TypeError, IndexError)
@@ -26,7 +27,7 @@ def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> Sizes:
     """Pass one image through the model in evaluation mode, which changes nothing in it.
 
     Returns:
-        the height and width that each convolution was given, by its name.
+        the least height and width (length, depth) of the images of each convolution, by its name.
 
     Raises:
         ConfigError: the model fails on this size, or has another number of outputs than there are classes.
@@ -66,14 +67,16 @@ def require_logits(outputs: Any, count: int, num_classes: int) -> None:
 def _watched_convolutions(model: nn.Module) -> Iterator[Sizes]:
     sizes: Sizes = {}
 
-    def watch(name: str, module: nn.Module) -> Any:
-        def note(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if inputs and isinstance(inputs[0], Tensor):
-                sizes[name] = (inputs[0].shape[-2], inputs[0].shape[-1])
+    def watch(name: str, module: _ConvNd) -> Any:
+        def note(_module: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
+            images = outputs if module.transposed else inputs[0] if inputs else None
+            if isinstance(images, Tensor):
+                size = images.shape[-len(module.kernel_size) :]
+                sizes[name] = tuple(map(min, size, sizes.get(name, size)))  # it may be called more than once
 
-        return module.register_forward_pre_hook(note)
+        return module.register_forward_hook(note)
 
-    handles = [watch(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    handles = [watch(name, module) for name, module in model.named_modules() if isinstance(module, _ConvNd)]
     try:
         yield sizes
     finally:
@@ -81,16 +84,23 @@ def _watched_convolutions(model: nn.Module) -> Iterator[Sizes]:
             handle.remove()
 
 
-def narrow_convolution(model: nn.Module, sizes: Sizes) -> str:
-    """Return the first convolution whose input is narrower than its stride or half its kernel, "" without any.
+def wrong_in_bf16(model: nn.Module, sizes: Sizes) -> str:
+    """Return the first convolution that processors compute wrong in bf16, "" without any.
 
-    On processors oneDNN gives these in bf16 a gradient of the weights that holds what lay in the memory before (seen
-    in torch 2.15 with oneDNN's AVX-512 kernels; every case found is within this rule, which holds for more).
+    oneDNN leaves numbers unwritten, and what lay in the memory before stands in their place (seen in torch 2.15 with
+    its AVX-512 kernels; every case found in a hundred thousand is within these rules, which hold for more):
+
+    - in the gradient of the weights, for images that are narrower than the stride or half the kernel, in either memory
+      layout; of a transposed convolution the image is what comes out;
+    - in the output, for several groups and strides that differ;
+    - in three dimensions for wider images too, and beyond the end of the memory.
     """
-    convolutions = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
     for name, size in sizes.items():
-        convolution = convolutions[name]
-        if min(size) < max(*convolution.stride, *(length // 2 for length in convolution.kernel_size)):
+        convolution = model.get_submodule(name)
+        assert isinstance(convolution, _ConvNd)
+        narrow = min(size) < max(*convolution.stride, *(length // 2 for length in convolution.kernel_size))
+        uneven = convolution.groups > 1 and len(set(convolution.stride)) > 1
+        if narrow or uneven or len(size) == 3:
             return name
     return ""
 
@@ -98,13 +108,14 @@ def narrow_convolution(model: nn.Module, sizes: Sizes) -> str:
 def check_loss(loss_fn: LossFn, num_classes: int, device: torch.device) -> None:
     """Call the loss on two images and on the same ones twice; what the user's own raises is raised as it is.
 
+    Args:
+        loss_fn: one that is not needed afterwards: it may keep something of each call.
+
     Raises:
         ConfigError: it fails, gives something else than one number with a gradient, or sums where it should average.
     """
-    logits = torch.zeros(2, num_classes, device=device, requires_grad=True)
+    logits = torch.linspace(-1, 1, 2 * num_classes, device=device).view(2, num_classes).requires_grad_()
     labels = torch.tensor([0, num_classes - 1], device=device)
-    if isinstance(loss_fn, nn.Module):
-        loss_fn = copy.deepcopy(loss_fn)  # it may keep something of each call
     try:
         loss, doubled, again = (loss_fn(logits.repeat(n, 1), labels.repeat(n)) for n in (1, 2, 1))
     except _UNFITTING as error:
@@ -125,8 +136,12 @@ def check_loss(loss_fn: LossFn, num_classes: int, device: torch.device) -> None:
         what = _("The loss gives {given}, not one number", given=given)
     elif not loss.requires_grad:
         what = _("The loss has no gradient: it does not follow from the logits by operations of torch")
-    elif bool(loss.detach() != 0) and torch.equal(again, loss) and torch.isclose(doubled, 2 * loss):
+    elif _is_twice(doubled, loss) and torch.equal(again, loss):
         what = _("The loss of the same images twice is twice as large: it sums over the batch")
     else:
         return
     raise ConfigError(what, "loss", _("return a tensor with the mean over the batch"))
+
+
+def _is_twice(doubled: Tensor, loss: Tensor) -> bool:
+    return 0 < abs(loss.item()) < math.inf and bool(torch.isclose(doubled, 2 * loss, atol=0))

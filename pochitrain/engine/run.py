@@ -15,13 +15,13 @@ from torch.optim import Optimizer
 from pochitrain.config.schema import Config
 from pochitrain.data.loaders import Loader
 from pochitrain.data.source import Data
-from pochitrain.engine.checks import check_loss, check_outputs, narrow_convolution
+from pochitrain.engine.checks import Sizes, check_loss, check_outputs, wrong_in_bf16
 from pochitrain.engine.feed import build_loader, example
 from pochitrain.engine.gradients import GradientNorms
 from pochitrain.errors import ConfigError
 from pochitrain.history import Record
 from pochitrain.locale import _
-from pochitrain.parts.losses import LossFn, build_loss, resolve_class_weights
+from pochitrain.parts.losses import LossFn, build_loss, load_loss, loss_to_try, resolve_class_weights
 from pochitrain.parts.models import build_model
 from pochitrain.parts.optim import (
     LayerGroup,
@@ -83,6 +83,7 @@ class Run:
     class_weights: list[float]
     device: torch.device
     precision: str
+    precision_note: str  # what there is to say of it; mostly nothing
     channels_last: bool
     model: nn.Module
     forward: Callable[[Tensor], Tensor]  # the model, compiled when asked for
@@ -178,24 +179,29 @@ def choose_precision(config: Config, device: torch.device) -> str:
     return "fp32"
 
 
-def _instead(config: Config, precision: str, name: str, size: tuple[int, int]) -> str:
-    """Return "fp32" in the place of a precision in which a convolution's gradient would be wrong on this processor.
+def _right_precision(
+    config: Config, precision: str, device: torch.device, model: nn.Module, sizes: Sizes
+) -> tuple[str, str]:
+    """Return the precision to compute in, and what there is to say of it: why it is another one, or a slow one.
 
     Raises:
-        ConfigError: it was asked for by name.
+        ConfigError: one was asked for by name in which this model would be computed wrong.
     """
-    if config.precision == "auto":
-        return "fp32"
-    raise ConfigError(
-        _(
-            "In {precision} this processor computes a wrong gradient for {name}, whose input is only {size} pixels",
-            precision=precision,
-            name=name,
-            size=f"{size[0]} × {size[1]}",
-        ),
-        "precision",
-        _('set precision = "auto" or "fp32", or give the model larger images'),
+    if device.type != "cpu" or precision == "fp32":
+        return precision, ""
+    name = wrong_in_bf16(model, sizes)
+    if not name:
+        emulated = precision == "fp16" and not torch.cpu.get_capabilities().get("avx512_fp16")
+        return precision, _("this processor has no instructions for it, and fp32 is faster") if emulated else ""
+    what = _(
+        "In {precision} this processor computes the convolution {name} wrong on an image of {size} pixels",
+        precision=precision,
+        name=name,
+        size=" × ".join(map(str, sizes[name])),
     )
+    if config.precision == "auto":
+        return "fp32", what
+    raise ConfigError(what, "precision", _('set precision = "auto" or "fp32", or give the model larger images'))
 
 
 def build_run(config: Config, data: Data, *, precision: str | None = None) -> Run:
@@ -218,14 +224,13 @@ def build_run(config: Config, data: Data, *, precision: str | None = None) -> Ru
     val_loader = build_loader(config, data.val, "val", device, channels_last) if data.val else None
     sizes = check_outputs(model, example(train_loader, data.train), len(data.classes))
     loss_fn = build_loss(config, weights, device)
-    check_loss(loss_fn, len(data.classes), device)
+    check_loss(loss_to_try(config, loss_fn, weights, device), len(data.classes), device)
     model = model.to(device)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(config, parameter_groups(model, config, loss_fn))
-    precision = precision or choose_precision(config, device)
-    if device.type == "cpu" and precision != "fp32" and (name := narrow_convolution(model, sizes)):
-        precision = _instead(config, precision, name, sizes[name])
+    asked = precision or choose_precision(config, device)
+    precision, precision_note = _right_precision(config, asked, device, model, sizes)
     set_tf32(precision)
     weighted = config.loss is None and any(weight != 1 for weight in weights)
     gradients = GradientNorms(model, config.gradient_tracking_config) if config.enable_gradient_tracking else None
@@ -235,6 +240,7 @@ def build_run(config: Config, data: Data, *, precision: str | None = None) -> Ru
         class_weights=weights,
         device=device,
         precision=precision,
+        precision_note=precision_note,
         channels_last=channels_last,
         model=model,
         forward=torch.compile(model) if config.compile else model,
@@ -282,8 +288,7 @@ def restore(run: Run, state: Mapping[str, Any], step: int) -> None:
     """Put a state back; `step` steps of the next epoch are done."""
     run.model.load_state_dict(state["model"])
     load_optimizer(run.optimizer, state["optimizer"])
-    if isinstance(run.loss_fn, nn.Module):
-        run.loss_fn.load_state_dict(state["loss"])
+    load_loss(run.loss_fn, state.get("loss"), run.device)
     if run.scheduler is not None:
         run.scheduler.load_state_dict(state["scheduler"])
     run.scaler.load_state_dict(state["scaler"])

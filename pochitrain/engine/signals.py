@@ -30,11 +30,12 @@ _outer: StopRequest | None = None
 def leave_at_once(code: int) -> NoReturn:
     """End this process and its daemons, the loading processes: one that hangs would never notice by itself.
 
-    The cursor, which a progress bar hides, is shown again; written past all buffers, as a signal handler must.
+    The cursor, which a progress bar hides, is shown again, and the shell gets a line of its own; written past all
+    buffers, as a signal handler must.
     """
     if os.isatty(1):
         with contextlib.suppress(OSError):  # the terminal has just been closed
-            os.write(1, b"\x1b[?25h")
+            os.write(1, b"\x1b[?25h\n")
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises when a loading process dies
     for child in multiprocessing.active_children():
         if child.daemon:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,6 +16,7 @@ from pochitrain.config.mistakes import near_name
 from pochitrain.config.schema import Config
 from pochitrain.errors import ConfigError, Problem
 from pochitrain.locale import _
+from pochitrain.parts.copies import own_copy
 
 # These two return extra outputs in training mode unless told not to.
 _WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
@@ -50,7 +50,8 @@ def build_model(config: Config, classes: tuple[str, ...]) -> nn.Module:
     if config.model is None:
         return _torchvision_model(config.model_name, len(classes), config.pretrained)
     if isinstance(config.model, nn.Module):
-        return copy.deepcopy(config.model)
+        copied: nn.Module = own_copy("model", config.model)
+        return copied
     values = part_values(config, num_classes=len(classes), classes=classes)
     model = call_part("model", config.model, values)
     if not isinstance(model, nn.Module):

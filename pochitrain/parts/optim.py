@@ -6,9 +6,9 @@ import inspect
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Real
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.optim import Optimizer, lr_scheduler
 
 from pochitrain.config.fields import OPTIMIZERS, SCHEDULERS
 from pochitrain.config.inject import call_part, name_of, parameters, part_values
+from pochitrain.config.mistakes import raised_by_user
 from pochitrain.config.schema import Config
 from pochitrain.errors import ConfigError, Problem
 from pochitrain.locale import _
@@ -37,7 +38,7 @@ _ANOTHER_FORM = {"fused", "foreach", "capturable", "differentiable"}
 # What the loop and a checkpoint ask of a scheduler.
 _SCHEDULER_METHODS = ("step", "state_dict", "load_state_dict")
 
-# What counts epochs in the arguments of schedulers. Torch takes 2.5 or "a" as well, and never gets there.
+# What counts epochs in the arguments of schedulers. Torch takes 2.5 or "a" too; it never gets there or divides by 0.
 _IN_EPOCHS = ("step_size", "milestones", "T_max", "total_iters")
 _TRIED_EPOCHS = 10_000  # 0.1 seconds
 
@@ -147,7 +148,8 @@ def build_optimizer(config: Config, groups: Iterable[dict[str, Any]]) -> Optimiz
     except ConfigError:
         raise
     except _ARGUMENT_ERRORS as error:
-        raise _arguments_problem("optimizer_params", factory, error, skip=("params", "lr")) from error
+        problem = _arguments_problem("optimizer_params", factory, error, skip=("params", "lr"))
+        raise raised_by_user(error) or problem from error
     if not isinstance(made, Optimizer):
         raise _returned("optimizer", factory, made, _("return an optimizer of torch from it, e.g. torch.optim.SGD(…)"))
     if fused:
@@ -215,11 +217,21 @@ def build_scheduler(config: Config, optimizer: Optimizer) -> Any:
     except ConfigError:
         raise
     except _ARGUMENT_ERRORS as error:
-        raise _arguments_problem("scheduler_params", factory, error, skip=("optimizer",)) from error
+        problem = _arguments_problem("scheduler_params", factory, error, skip=("optimizer",))
+        if len(optimizer.param_groups) > 1 and any(isinstance(value, list | tuple) for value in given.values()):
+            problem = _groups_problem(problem.problems[0], optimizer)
+        raise raised_by_user(error) or problem from error
     if isinstance(made, Optimizer) or not all(hasattr(made, method) for method in _SCHEDULER_METHODS):
         mend = _("return an object with {methods}, or set scheduler = None", methods=", ".join(_SCHEDULER_METHODS))
         raise _returned("scheduler", factory, made, mend)
     return made
+
+
+def _groups_problem(problem: Problem, optimizer: Optimizer) -> ConfigError:
+    """Return a problem with what a list in `scheduler_params` has its values for."""
+    names = [str(group.get("name", _("(model)"))) for group in optimizer.param_groups]
+    groups = _("a list has {count} values, for the groups {names}", count=len(names), names=", ".join(names))
+    return ConfigError(problem.what, problem.where, f"{problem.mend}; {groups}")
 
 
 def _require_first(setting: str, factory: Any, first: str) -> None:
@@ -252,11 +264,21 @@ def step_scheduler(scheduler: Any, record: dict[str, Any]) -> None:
 
 
 def check_optimization(config: Config) -> list[Problem]:
-    """Return what is wrong with optimizer and scheduler settings, by trying them on one number."""
-    parameter = nn.Parameter(torch.zeros(1))
+    """Return what is wrong with optimizer and scheduler settings, by trying them on one number per parameter group."""
+    least = len(config.layer_wise_lr_config.layer_rates or {}) if config.enable_layer_wise_lr else 1
+    found = []
+    for groups in range(least, least + 3):  # the model and the loss, unknown yet, decide about "other" and "(loss)"
+        found.append(_problems_with(config, max(groups, 1)))
+        if not found[-1]:
+            return []
+    return found[0]
+
+
+def _problems_with(config: Config, groups: int) -> list[Problem]:
+    numbers = [nn.Parameter(torch.zeros(1)) for _group in range(groups)]
     try:
-        optimizer = build_optimizer(config, [{"params": [parameter]}])
-        _try_epochs(config, parameter, optimizer, build_scheduler(config, optimizer))
+        optimizer = build_optimizer(config, [{"params": [number]} for number in numbers])
+        _try_epochs(config, numbers, optimizer, build_scheduler(config, optimizer))
         _require_epochs(config)
     except ConfigError as error:
         return list(error.problems)
@@ -264,11 +286,12 @@ def check_optimization(config: Config) -> list[Problem]:
         name = "scheduler_params" if config.scheduler is not None else "optimizer_params"
         factory = config.scheduler if config.scheduler is not None else config.optimizer
         factory = {**BUILT_IN_OPTIMIZERS, **BUILT_IN_SCHEDULERS}.get(factory, factory)
-        return list(_arguments_problem(name, factory, error, skip=("params", "lr", "optimizer")).problems)
+        problem = _arguments_problem(name, factory, error, skip=("params", "lr", "optimizer"))
+        return list((raised_by_user(error) or problem).problems)
     return []
 
 
-def _try_epochs(config: Config, parameter: nn.Parameter, optimizer: Optimizer, scheduler: Any) -> None:
+def _try_epochs(config: Config, numbers: Sequence[nn.Parameter], optimizer: Optimizer, scheduler: Any) -> None:
     """Step the optimizer for two epochs, and the scheduler for all: it may end before, or leave what rates can be."""
     closure = parameters(optimizer.step).get("closure")
     needs_closure = closure is not None and closure.default is closure.empty
@@ -284,7 +307,8 @@ def _try_epochs(config: Config, parameter: nn.Parameter, optimizer: Optimizer, s
                 _("choose values that keep it finite and ≥ 0"),
             )
         if epoch <= 2 and not needs_closure:
-            parameter.grad = torch.ones(1)
+            for number in numbers:
+                number.grad = torch.ones(1)
             optimizer.step()
         step_scheduler(scheduler, {"train_loss": 1.0, "train_accuracy": 0.0})
 
@@ -296,11 +320,18 @@ def _require_epochs(config: Config) -> None:
     problems = []
     for name, value in (config.scheduler_params or {}).items():
         epochs = value if isinstance(value, Iterable) else [value]
-        if name in _IN_EPOCHS and not all(isinstance(epoch, Integral) and int(epoch) >= 1 for epoch in epochs):
+        if name in _IN_EPOCHS and not all(map(_is_epoch, epochs)):
             what = _("{name} cannot be {value}", name=f"scheduler_params.{name}", value=repr(value))
-            problems.append(Problem(what, f"scheduler_params.{name}", _("epochs are integers ≥ 1")))
+            problems.append(
+                Problem(what, f"scheduler_params.{name}", _("epochs are whole numbers ≥ 1: // divides into such"))
+            )
     if problems:
         raise ConfigError(problems=problems)
+
+
+def _is_epoch(value: Any) -> bool:
+    """Tell a whole number, also one that a division has made: 10 / 2 is 5.0."""
+    return isinstance(value, Real) and float(value).is_integer() and float(value) >= 1
 
 
 def _arguments_problem(setting: str, factory: Any, error: Exception, skip: tuple[str, ...]) -> ConfigError:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ from rich.tree import Tree
 from pochitrain.durable import disk_error
 from pochitrain.errors import PochiError, Problem
 from pochitrain.history import Record
+from pochitrain.leaving import silence
 from pochitrain.locale import _
 
 LEVELS = {"debug": 0, "info": 1, "warning": 2}
@@ -33,10 +32,12 @@ class Log:
 
     Args:
         quiet: only the file hears of it.
+        strict: a full disk is an error, because what is said is all that the command leaves.
     """
 
-    def __init__(self, level: str = "info", *, quiet: bool = False) -> None:
+    def __init__(self, level: str = "info", *, quiet: bool = False, strict: bool = False) -> None:
         self.level = LEVELS[level]
+        self.strict = strict
         terminal = False if quiet else None
         self.console = _Console(
             highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=quiet, force_terminal=terminal
@@ -84,6 +85,8 @@ class Log:
             text = text.encode(self.console.encoding, errors="replace").decode(self.console.encoding)
             self.console.print(text, style=style)
         except OSError as error:
+            if self.strict:
+                raise
             self.console.on_broken_pipe()
             self.warning(first_line(disk_error(error, Path("stdout"))))
 
@@ -123,12 +126,6 @@ def first_line(error: PochiError) -> str:
 def reason_of(error: BaseException) -> str:
     """Return one line for an error, our own or that of a user's function."""
     return first_line(error) if isinstance(error, PochiError) else f"{type(error).__name__}: {error}"
-
-
-def silence() -> None:
-    """Send standard output nowhere: its reader has closed the pipe, and the run goes on."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class EpochBar:

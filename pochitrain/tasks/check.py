@@ -112,17 +112,22 @@ def _what_can_be_listed(config: Config, error: DataError) -> tuple[dict[str, Ima
         raise DataError(problems=problems)
     if config.val_data_root == AUTO and not problems:  # it can be listed, but not be split
         problems += error.problems
-    findings = [Finding("folder", "error", found.where, detail=found.what) for found in problems]
+    findings = [_error("folder", problem) for problem in problems]
     if len(folders) == 2:
         try:
             check_same_classes(folders["train"], folders["val"])
         except DataError as differ:
-            findings += [Finding("classes", "error", found.where, detail=found.what) for found in differ.problems]
+            findings += [_error("classes", problem) for problem in differ.problems]
     return folders, findings + [
         Finding("note", "warning", display_name(folder.root), detail=note)
         for folder in folders.values()
         for note in folder.notes
     ]
+
+
+def _error(kind: str, problem: Problem) -> Finding:
+    remedy = f" ({_('mend: {mend}', mend=problem.mend)})" if problem.mend else ""
+    return Finding(kind, "error", problem.where, detail=problem.what + remedy)
 
 
 def _surveys(config: Config, folders: Mapping[str, ImageFolder], log: Log) -> list[Survey]:

@@ -56,7 +56,7 @@ def check_config(path: Path, overrides: Mapping[str, Any]) -> None:
     from pochitrain.tasks.summary import say_start
 
     config = checked_config(path, overrides)
-    log = Log()
+    log = Log(strict=True)
     for line in idle_settings(config):
         log.warning(line)
     durable.require_writable(Path(config.work_dir))

@@ -53,6 +53,8 @@ def say_start(log: Log, plan: Plan, run: Run) -> None:
             layout=layout,
         )
     )
+    if run.precision_note:
+        log.info(_("precision   {precision}: {reason}", precision=run.precision, reason=run.precision_note))
     log.info(_("loading     {how}", how=_how_images_come(run)))
     if (count := len(run.train_loader.workers.pids)) > (cores := usable_cores()):
         log.warning(_("{count} loading processes share {cores} processor cores", count=count, cores=cores))
@@ -106,11 +108,17 @@ def say_epoch(log: Log, record: Record, config: Config, history: History) -> Non
         _("epoch {epoch}/{epochs}", epoch=f"{record['epoch']:{width}}", epochs=config.epochs)
         + f"   lr {record['learning_rate']:.3g}"
         + f"   train {record['train_loss']:.4f} {record['train_accuracy']:6.2f} %{val}"
-        + f"   {record['seconds']:.1f} s {record['images_per_second']:.0f} "
-        + _("images/s")
+        + f"   {record['seconds']:.1f} s"
+        + _speed(record)
         + star
         + _waiting(record)
     )
+
+
+def _speed(record: Record) -> str:
+    """Return the speed; nothing for an epoch of which an earlier life of the run has seen every image."""
+    speed = record["images_per_second"]
+    return f" {speed:.{0 if speed >= 10 else 1}f} " + _("images/s") if speed else ""
 
 
 def _waiting(record: Record) -> str:

@@ -190,7 +190,7 @@ def _train(outputs: Outputs, history: History, trial: Trial | None) -> Trained:
     with graceful_stop() as request:  # it waits also for the last files, so that none is left half told
         try:
             return _train_until(outputs, history, trial, request)
-        except Exception as error:  # also what the user's own code raises
+        except (Exception, SystemExit) as error:  # also what the user's own code raises
             known = error if isinstance(error, PochiError) else raised_by_user(error)
             outputs.log.note(str(known) if known else "".join(traceback.format_exception(error)))
             raise
@@ -244,7 +244,7 @@ def _train_until(outputs: Outputs, history: History, trial: Trial | None, reques
         except Stop:
             checkpoint(run.totals.steps)
             checkpoints.close()
-        except Exception as error:  # also what the user's own code raises
+        except (Exception, SystemExit) as error:  # also what the user's own code raises
             _note_failure(outputs, saved, checkpoints, error)
             raise
     warn_of_other_best(experiment, history, config, log)
@@ -351,7 +351,7 @@ def _guarded(name: str, observe: Observer, log: Log) -> Observer:
     return guarded
 
 
-def _note_failure(outputs: Outputs, saved: History, checkpoints: Checkpoints, error: Exception) -> None:
+def _note_failure(outputs: Outputs, saved: History, checkpoints: Checkpoints, error: BaseException) -> None:
     """Keep what was saved, and write down why the run ended. `saved` grows until the last checkpoint is written."""
     what = error.problems[0].what if isinstance(error, PochiError) else str(error)
     failure = {"error": type(error).__name__, "what": what}

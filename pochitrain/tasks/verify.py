@@ -60,7 +60,7 @@ def run_verify(path: Path, overrides: Mapping[str, Any], steps: int) -> int:
     if code:
         print(said, file=sys.stderr)
         return code
-    log = Log()
+    log = Log(strict=True)
     found = verify_resume(path, overrides, steps=steps, log=log)
     table = Table(box=SIMPLE_HEAD)
     table.add_column(_("training"))

@@ -32,6 +32,7 @@ from pochitrain.engine.run import build_run
 from pochitrain.engine.signals import StopRequest
 from pochitrain.errors import ConfigError, DiskError, PochiError, Problem
 from pochitrain.history import History, Record
+from pochitrain.leaving import let_go
 from pochitrain.locale import _
 from pochitrain.reports.trials import INTERRUPTED
 from pochitrain.tasks.trial import Outcome, Trainer, Work
@@ -288,6 +289,8 @@ def work_for_ever(pipe: Connection, start: Start) -> None:
     share_memory(start.count)
     with suppress(EOFError, OSError):  # of the pipe: the parent is gone
         _serve(pipe, start)
+    for error in let_go():
+        print(error, file=sys.stderr)
 
 
 def _serve(pipe: Connection, start: Start) -> None:

@@ -126,6 +126,8 @@ def test_a_name_from_elsewhere_is_told_with_the_setting_that_is_meant(tmp_path: 
         "from helpers import model",
         "def adapter(size): return {}",
         "size += 1\nepochs = size",
+        "import sys\nepochs = getattr(sys.modules[__name__], 'size')",
+        "import sys\nepochs = sys.modules[__name__].__dict__['size']",
     ],
 )
 def test_a_value_that_is_read_or_asked_for_is_a_helper(tmp_path: Path, text: str) -> None:
@@ -140,10 +142,52 @@ def test_a_value_that_an_object_could_name_but_is_not_given_is_told(tmp_path: Pa
     assert len(told(tmp_path, "momentum = 0.9\n" + text)) == 1
 
 
-def test_a_value_for_the_files_that_import_this_one_is_a_helper(tmp_path: Path) -> None:
-    (tmp_path / "child.py").write_text("from config import *\nepochs = size\n")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from config import *\nepochs = size",
+        "from .config import size as epochs",
+        "import config as base\nepochs = base.size",
+        "import config\nname = 'si' + 'ze'\nepochs = getattr(config, name)",
+    ],
+)
+def test_a_value_for_the_files_that_import_this_one_is_a_helper(tmp_path: Path, text: str) -> None:
+    (tmp_path / "child.py").write_text(text)
     (tmp_path / "gone.py").symlink_to(tmp_path / "nowhere.py")
     assert told(tmp_path, "size = 3") == []
+    assert len(told(tmp_path, "other = 3")) == ("getattr" not in text)
+
+
+def test_a_value_for_those_that_import_the_package_is_a_helper(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (tmp_path / "shown.py").write_text("from package.config import size\nprint(size)")
+    assert len(told(package, "size = 3")) == 1
+    (package / "__init__.py").write_text("")
+    assert told(package, "size = 3") == []
+
+
+INSIDE = """
+if True:
+    try:
+        lr = 0.1
+    except ValueError:
+        pass
+for gamma in ():
+    random_seed = 1
+else:
+    with open(__file__) as _file:
+        num_epochs, workers = 3, 4
+depth, (bs, *others) = 1, divmod(7, 2)
+(amp := True)
+def step():
+    momentum = 0.9
+"""
+
+
+def test_names_are_found_wherever_a_statement_gives_them_a_value(tmp_path: Path) -> None:
+    found = [line.split(" ")[0] for line in told(tmp_path, INSIDE)]
+    assert found == ["lr", "num_epochs", "workers", "depth", "bs", "amp"]
 
 
 OWN_EPOCH = "enable_gradient_tracking = True\ndef train_epoch(run, epoch):\n    "

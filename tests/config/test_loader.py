@@ -198,11 +198,25 @@ from functools import partial as schedulers
 optimiser = dict
 def losss(logits, labels): pass
 val_transforms = t
-def models(): pass
+def modell(): pass
 class Model: pass
+class Models: pass
+class Observers: pass
 def epoch(): pass
+def models(): pass
+def losses(): pass
 def plot(history): pass
-plots = [plot]
+def adapters(): pass
+adapters = lambda: {}
+@schedulers
+def modle(): pass
+if t:
+    for _step in (1, 2):
+        train_transfrm = t
+_a, (optimzer, *_rest) = 1, (print, 2)
+learning_rates = [0.1, 0.2]
+optuna = {"search_space": {"learning_rate": {"type": "categorical", "choices": learning_rates}}}
+batch_sizes = [1, 2]
 schedule = print
 def scheduler(optimizer, observer): return schedule
 def observer(record): pass
@@ -215,14 +229,32 @@ def test_a_misspelt_setting_that_holds_code_is_told_unless_something_reads_it(tm
         "Unknown setting optimiser: did you mean optimizer?",
         "Unknown setting losss: did you mean loss?",
         "Unknown setting val_transforms: did you mean val_transform?",
-        "Unknown setting models: did you mean model?",
+        "Unknown setting modell: did you mean model?",
+        "Unknown setting adapters: did you mean adapter?",
+        "Unknown setting train_transfrm: did you mean train_transform?",
+        "Unknown setting optimzer: did you mean optimizer?",
+        "Unknown setting batch_sizes: did you mean batch_size?",
+    ]
+
+
+def test_a_misspelt_setting_inside_a_statement_has_its_line(tmp_path: Path) -> None:
+    text = (
+        "if t:\n    lerning_rate = 0.1\nelse:\n    pass\nepochs, bach_size = 3, 4\nwith open(__file__):\n    sed = 3\n"
+    )
+    found = problems(tmp_path, text + "try:\n    early_stopping = {'patiance': 3}\nfinally:\n    seed = 'x'")
+    assert [where for _what, where, _mend in found] == [
+        "config.py:5, lerning_rate",
+        "config.py:8, bach_size",
+        "config.py:10, sed",
+        "config.py:12, early_stopping.patiance",
+        "config.py:14, seed",
     ]
 
 
 def test_code_that_a_file_beside_it_imports_is_no_mistake(tmp_path: Path) -> None:
-    text = "def models(): pass\nmodels_of_mine = 3\n"
+    text = "def modell(): pass\nmodels_of_mine = 3\n"
     assert len(problems(tmp_path, text)) == 1
-    (tmp_path / "child.py").write_text("from config import *\nmodel = lambda num_classes: models()\n")
+    (tmp_path / "child.py").write_text("from config import *\nmodel = lambda num_classes: modell()\n")
     assert load_text(tmp_path, text)
     assert load_config(tmp_path / "child.py")
 
@@ -240,7 +272,7 @@ def test_a_config_with_the_name_of_a_library_is_refused(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(ConfigError, match=f"has the name of a library: {name}\n.*\n.*my_{name}.py"):
             load_config(path)
-    for name in ("test", "my-own", "train"):
+    for name in ("test", "my-own", "train", "exp.torch"):
         (tmp_path / f"{name}.py").write_text(text)
         assert load_config(tmp_path / f"{name}.py")
 
@@ -260,6 +292,11 @@ def test_a_config_may_leave_the_folder(tmp_path: Path, monkeypatch: pytest.Monke
         load_config("config.py")
 
 
+def test_an_exception_without_words_ends_with_its_name(tmp_path: Path) -> None:
+    [(what, _where, _mend)] = problems(tmp_path, "assert False")
+    assert what == "The config file raised AssertionError\n    assert False"
+
+
 def test_a_null_byte_has_no_line(tmp_path: Path) -> None:
     what, where, _mend = problems(tmp_path, "a = 1\0")[0]
     assert where in ("config.py", "config.py:4")
@@ -270,6 +307,72 @@ def test_a_missing_package_is_to_be_installed(tmp_path: Path) -> None:
     [(_what, where, mend)] = problems(tmp_path, "import pandaas.core")
     assert where == "config.py:4"
     assert mend == "install the package, e.g. uv add pandaas, or put pandaas.py beside the config"
+
+
+@pytest.mark.parametrize(
+    ("text", "mend"),
+    [
+        ("scheduler_params = {'T_max': epochz}", "did you mean epochs?"),
+        ("import torch\noptimizer = torch.optim.adamW", "did you mean AdamW?"),
+        ("from torchvision import transform", "did you mean transforms?"),
+        ("early_stopping['enabled'] = True", "give it a value in a line above: early_stopping = …"),
+        ("def f(width): return widht\nf(3)", "did you mean width?"),
+        ("from base_confg import *", "did you mean base_config?"),
+        (
+            "from .base_config import *",
+            "a config is no part of a package; its folder is searched first: from base_config import *",
+        ),
+        ("epochs = 1 / 0", "correct the line"),
+        ("epochs = zzz", "correct the line"),
+        ("raise NameError('None')", "correct the line"),
+        ("import torchvision.transform", "did you mean transforms?"),
+        ("import torchvision.zzz", "correct the line"),
+    ],
+)
+def test_a_name_that_is_not_there_is_told_the_near_one(tmp_path: Path, text: str, mend: str) -> None:
+    (tmp_path / "base_config.py").write_text("")
+    [(_what, where, told)] = problems(tmp_path, f"epochs = 3\n{text}")
+    assert where.startswith("config.py:")
+    assert told == mend
+
+
+def test_a_mistake_in_a_file_that_is_imported_whole_has_its_place_there(tmp_path: Path) -> None:
+    (tmp_path / "first_config.py").write_text("from base_config import *\nsed = 3\n")
+    (tmp_path / "base_config.py").write_text(
+        "if 1: from first_config import *\nlerning_rate = 0.1\nearly_stopping = {\n    'patiance': 3}\nepochs = 'x'\n"
+    )
+    found = problems(tmp_path, "from base_config import *\nepochs = 'y'\n")
+    assert [where for _what, where, _mend in found] == [
+        "first_config.py:2, sed",
+        "base_config.py:2, lerning_rate",
+        "config.py:5, epochs",
+        "base_config.py:4, early_stopping.patiance",
+    ]
+
+
+def test_parameters_that_are_missing_are_looked_for_at_what_lacks_them(tmp_path: Path) -> None:
+    problem = ConfigError(problems=[Problem("wrong", "scheduler_params"), Problem("wrong", "optimizer_params.beta")])
+    found = located(problem, load_text(tmp_path, "scheduler = 'StepLR'")).problems
+    assert [p.where.rpartition("/")[2] for p in found] == [
+        "config.py:4, scheduler_params",
+        "config.py, optimizer_params.beta",
+    ]
+
+
+def test_a_setting_with_a_type_and_no_value_is_told(tmp_path: Path) -> None:
+    found = problems(tmp_path, "epochs: 3\nseed: int\nbatch_size = 3\nbatch_size: -8\nwidth: 3\nnotes: 'str'\ntags: []")
+    assert found == [
+        (f"{name} is given no value: a colon only says its type", f"config.py:{line}, {name}", f"{name} = …")
+        for name, line in {"epochs": 4, "batch_size": 7, "tags": 10}.items()
+    ]
+
+
+def test_what_a_dict_or_a_device_may_be_is_told(tmp_path: Path) -> None:
+    found = problems(tmp_path, "early_stopping = True\ndevice = 0")
+    assert [mend for _what, _where, mend in found] == [
+        "it takes a dict with any of the keys enabled, patience, min_delta, monitor",
+        "it takes a text such as 'cpu' or 'cuda:1', or None",
+    ]
 
 
 def test_what_is_no_dict_cannot_be_put_over_a_file(tmp_path: Path) -> None:
@@ -349,6 +452,9 @@ def test_an_override_that_is_no_setting_names_the_near_one(tmp_path: Path) -> No
         "early_stoping.patience": "early_stopping.patience",
         "early_stopping.patiance": "early_stopping.patience",
         "early_stopping.patience.x": "early_stopping.patience",
+        "lr": "learning_rate",
+        "patience": "early_stopping.patience",
+        "weight_decay": "optimizer_params.weight_decay",
     }
     for key, meant in near.items():
         [(what, where, mend)] = problems(tmp_path, "early_stopping = {'enabled': True}", **{key: 1})
@@ -380,6 +486,11 @@ def test_a_member_that_stands_beside_the_file_alone_is_looked_for_there(tmp_path
         ("val_data_root=my data/val", ("val_data_root", "my data/val")),
         (r"group_by=[a-z]+(\d+)", ("group_by", r"[a-z]+(\d+)")),
         ("optuna.metric=['val_loss', 'seconds']", ("optuna.metric", ["val_loss", "seconds"])),
+        ("pretrained=false", ("pretrained", False)),
+        ("channels_last=TRUE", ("channels_last", True)),
+        ("optimizer_params.nesterov=false", ("optimizer_params.nesterov", False)),
+        ("scheduler=none", ("scheduler", None)),
+        ("notes=true", ("notes", "true")),
     ],
 )
 def test_assignments_of_the_command_line(text: str, expected: tuple[str, object]) -> None:

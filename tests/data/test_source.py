@@ -17,8 +17,8 @@ from pochitrain.config.loader import load_config
 from pochitrain.data.folder import scan_folder
 from pochitrain.data.source import Data, load_data
 from pochitrain.data.split import split_folder
+from pochitrain.data.table import read_table
 from pochitrain.errors import ConfigError, DataError
-from pochitrain.parts.losses import resolve_class_weights
 from tests.conftest import make_images
 
 WriteConfig = Callable[..., Path]
@@ -192,7 +192,12 @@ def test_a_table_with_mistakes_names_their_lines(write_config: WriteConfig, imag
     for lines, words in (
         (f"{good},a\n{good.parent}/./{good.name},b\n", "is listed twice"),
         ("a\0b.png,a\n", "cannot be read"),
-        (f'{good},"a\nother.png,b\n', "The table cannot be read"),
+        (
+            f'{good},a\n\n{good},"b\nother.png,c\n',
+            r"The table cannot be read: .*\n.*labels.csv:4\n.*a quotation mark before",
+        ),
+        (f'{good},"a"b\n', r"The table cannot be read: .*\n.*labels.csv:2\n"),
+        (f"{good},{'a' * 200_000}\n", r"The table cannot be read: .*\n.*labels.csv:2\n"),
     ):
         table.write_text(f"path,label\n{lines}", encoding="utf-8")
         with pytest.raises(DataError, match=words):
@@ -200,6 +205,8 @@ def test_a_table_with_mistakes_names_their_lines(write_config: WriteConfig, imag
     for text, words in (
         ("file;class\n", r"it has: file;class\n.*\n.*write path,label"),
         ("path;label\na.png;cat\n", "by commas, not by ';'"),
+        ('path;label\n"a.png";"cat"\n', "by commas, not by ';'"),
+        ("path; label\na.png; cat\n", "by commas, not by ';'"),
         ("path\tlabel\na.png\tcat\n", r"by commas, not by '\\t'"),
         ("path,label,label\na.png,cat,dog\n", "it has: path, label, label"),
         ("", "The table is empty"),
@@ -220,6 +227,13 @@ def test_a_comma_in_a_label_needs_quotation_marks(write_config: WriteConfig, ima
     assert [problem.where for problem in caught.value.problems] == [f"{table}:2", f"{table}:3"]
     table.write_text(f'path,label\n{small},"cat, small"\n{large},"cat, large"\n{other},dog,\n', encoding="utf-8")
     assert load_data(config).classes == ("cat, large", "cat, small", "dog")
+
+
+def test_spaces_around_the_values_of_a_table_mean_nothing(images: Path, tmp_path: Path) -> None:
+    first, second, third = sorted((images / "train").rglob("*.png"))[:3]
+    table = tmp_path / "labels.csv"
+    table.write_text(f'path , label, note\n{first}, cat,\n {second} , "cat, small"\n{third},cat , \n', encoding="utf-8")
+    assert read_table(table).classes == ("cat", "cat, small")
 
 
 def test_a_table_lists_regular_files_only(write_config: WriteConfig, images: Path, tmp_path: Path) -> None:
@@ -276,81 +290,3 @@ def test_what_contradicts_the_data_is_told_at_once(write_config: WriteConfig, tm
     with pytest.raises(DataError) as caught:
         load_data(load_config(write_config(roots)))
     assert [problem.where for problem in caught.value.problems] == [str(tmp_path / "a"), str(tmp_path / "b")]
-
-
-OWN = """
-class dataset(torch.utils.data.Dataset):
-    classes = ["ant", "bee", "cat", "dog"]
-    def __init__(self, split):
-        self.targets = [0, 1, 1, 3] if split == "train" else [2]
-    def __len__(self):
-        return len(self.targets)
-    def __getitem__(self, index):
-        return torch.zeros(3, 8, 8), self.targets[index]
-"""
-
-
-def test_an_own_data_set_may_lack_images_of_a_class_that_nothing_balances(write_config: WriteConfig) -> None:
-    config = load_config(write_config(OWN))
-    data = load_data(config)
-    assert data.counts == (1, 2, 0, 1)
-    assert data.notes == ("classes without a training image: cat",)
-    with pytest.raises(ConfigError, match=r"cannot be balanced: 2\n.*class_weights\n.*uniform"):
-        resolve_class_weights(config, data.counts)
-    for given, weights in (("uniform", [1, 1, 1, 1]), ([1, 2, 0, 3], [1, 2, 0, 3])):
-        other = load_config(write_config(OWN), {"class_weights": given})
-        assert resolve_class_weights(other, data.counts) == weights
-        assert load_data(other).digests == data.digests
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "words"),
-    [
-        ("1, 1, 3]", "1, -1, 3]", "for train has label -1, but 4 classes"),
-        ("1, 1, 3]", "1, 4, 3]", "for train has label 4, but 4 classes"),
-        ("[2]", "[7]", "for val has label 7, but 4 classes"),
-        ("1, 1, 3]", "1, 0.5, 3]", r"Sample 2 of the data set for train has label 0\.5\n.*\n.*integers from 0"),
-        ("1, 1, 3]", "1, 'b', 3]", "Sample 2 of the data set for train has label 'b'"),
-        ("[2]", "[None]", "Sample 0 of the data set for val has label None"),
-        ("len(self.targets)", "5", "for train has 5 images, but 4 labels"),
-        ("[2]", "[]", "The data set for val is empty"),
-    ],
-)
-def test_an_own_data_set_with_odd_labels_names_them(old: str, new: str, words: str, write_config: WriteConfig) -> None:
-    with pytest.raises(DataError, match=words):
-        load_data(load_config(write_config(OWN.replace(old, new))))
-
-
-READ = """
-class dataset(torch.utils.data.Dataset):
-    def __init__(self, split):
-        self.kept = [0, 1, 1] if split == "train" else [1]
-    def __len__(self):
-        return len(self.kept)
-    def __getitem__(self, index):
-        return torch.zeros(3, 8, 8), self.kept[index]
-"""
-
-
-def test_labels_are_read_from_the_items_where_there_is_no_list(write_config: WriteConfig) -> None:
-    data = load_data(load_config(write_config(READ)))
-    assert data.counts == (1, 2)
-    assert data.val is not None
-    for kind in ("torch.tensor([{}])[0]", "torch.tensor([{}]).numpy()[0]", "torch.tensor([{}]).numpy()[0] == 1"):
-        given = READ.replace("self.kept[index]\n", kind.format("self.kept[index]") + "\n")
-        assert load_data(load_config(write_config(given))).digests == data.digests
-    with pytest.raises(DataError, match=r"Sample 0 of the data set for train has label tensor\(0\.\)"):
-        load_data(load_config(write_config(READ.replace("self.kept[index]\n", "torch.tensor(0.0)\n"))))
-    with pytest.raises(
-        DataError, match="Sample 1 of the data set for train cannot be read: IndexError: list"
-    ) as caught:
-        load_data(load_config(write_config(READ.replace("[0, 1, 1]", "[0, 1, 1][:1]").replace("len(self.kept)", "3"))))
-    assert caught.value.problems[0].where.endswith("__getitem__")
-
-
-def test_a_librarys_data_set_that_raises_is_no_bug(write_config: WriteConfig, tmp_path: Path) -> None:
-    lines = "from functools import partial\nfrom torchvision.datasets import CIFAR10\ndataset = partial(CIFAR10, '.')"
-    with pytest.raises(DataError, match=r"data set for train cannot be made: RuntimeError: Dataset not found"):
-        load_data(load_config(write_config(lines)))
-    with pytest.raises(ZeroDivisionError):  # the user's own: told with its line
-        load_data(load_config(write_config(READ.replace("[0, 1, 1]", "1 / 0"))))

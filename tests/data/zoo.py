@@ -81,6 +81,28 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
+def _adam7_rows() -> list[bytes]:
+    """Return the rows of `RGB` in the seven passes of an interlaced PNG (section 8.2), each behind its filter."""
+    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    return [b"\0" + row.tobytes() for left, top, across, down in passes for row in RGB[top::down, left::across]]
+
+
+def interlaced_png(rows: int) -> bytes:
+    """Return an interlaced PNG of `RGB` with so many rows of all its passes; all of it is well-formed."""
+    return _png_of(b"".join(_adam7_rows()[:rows]), interlaced=True)
+
+
+def short_png(rows: int) -> bytes:
+    """Return a PNG of `RGB` that holds its first rows only; all of it is well-formed."""
+    return _png_of(b"".join(b"\0" + row.tobytes() for row in RGB[:rows]))
+
+
+def _png_of(pixels: bytes, *, interlaced: bool = False) -> bytes:
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 2, 0, 0, interlaced)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(pixels)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(kind, data) for kind, data in chunks)
+
+
 def with_wrong_checksum(content: bytes, kind: bytes) -> bytes:
     """Return a PNG in which the checksum of the chunks of one kind is wrong."""
     rest, changed = content[8:], content[:8]
@@ -502,6 +524,11 @@ def _odd() -> list[Specimen]:
     noted = png(RGB, 2, before=[(b"tEXt", b"Title\0sunset")], after=[(b"tEXt", b"Author\0me")])
     two_megabytes = zlib.compress(bytes(2 << 20))
     large = [(b"zTXt", b"Comment\0\0" + two_megabytes), (b"iCCP", b"profile\0\0" + two_megabytes)]
+    turning = (  # texts in which a turn is looked for, and which Pillow refuses
+        (b"zTXt", b"Raw profile type exif\0\0" + two_megabytes),
+        (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + two_megabytes),
+        (b"zTXt", b"Raw profile type exif\0\5abc"),
+    )
     image, indices, palette = _palette_image()
     gif = encoded(image, "GIF")
     place, page = struct.Struct("<BHHHH"), np.full((HEIGHT + 7, WIDTH + 5, 3), 255)
@@ -513,6 +540,9 @@ def _odd() -> list[Specimen]:
         *line_files,
         Specimen("damaged-text.png", with_wrong_checksum(noted, b"tEXt"), RGB, 0),
         Specimen("large-text.png", png(RGB, 2, before=large), RGB, 0),
+        *(Specimen(f"turning-text{at}.png", png(RGB, 2, before=[text]), RGB, 0) for at, text in enumerate(turning)),
+        Specimen("black.png", png(RGB * 0, 2), RGB * 0, 0),
+        Specimen("interlaced.png", interlaced_png(len(_adam7_rows())), RGB, 0),
         Specimen("part.gif", on_page, page, 0),
         Specimen("behind.gif", gif + b"\r\nsent by;me", palette[indices], 0),
         Specimen("column.png", encoded(Image.fromarray(line.transpose(1, 0, 2)), "PNG"), line.transpose(1, 0, 2), 0),
@@ -523,7 +553,7 @@ def _odd() -> list[Specimen]:
 def refused_ones() -> list[tuple[str, bytes, str]]:
     """Return (name, content, a word of the reason) of files that header and end give away."""
     grey = DEEP[..., 0]
-    rgb = encoded(Image.fromarray(RGB), "PNG")
+    rgb, plain = encoded(Image.fromarray(RGB), "PNG"), encoded(Image.fromarray(BLOCKS), "JPEG")
     keyed, parts = encoded(_palette_image()[0], "PNG", transparency=2), (b"IHDR", b"PLTE", b"tRNS")
     return [
         ("empty.jpg", b"", "empty"),
@@ -541,6 +571,8 @@ def refused_ones() -> list[tuple[str, bytes, str]]:
         ("jpeg2000-inside.tif", tiff(RGB, 2).replace(*_compression(34712)), "Pillow cannot read"),
         ("big-endian-big.tif", b"MM\0+\0\x08\0\0" + bytes(24), "big-endian"),
         ("no-palette.png", png(GREY, 3), "palette is missing"),
+        ("long-chunk.png", rgb[:10] + b"\1" + rgb[11:], "beyond the end"),
+        ("long-segment.jpg", plain[:4] + b"\xff" + plain[5:], "Pillow cannot read"),
         ("no-pixels.png", png(RGB, 2).replace(b"IDAT", b"IDOT"), "no pixels"),
         *(
             (f"{kind.decode()}.png", with_wrong_checksum(keyed, kind), f"checksum of its {kind.decode()}")
@@ -571,6 +603,9 @@ def refused_by_pixels() -> list[tuple[str, bytes, str]]:
             content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
             "checksum of its IDAT",
         ),
+        *((f"short{rows}.png", short_png(rows), "pixels are missing") for rows in (1, HEIGHT - 1)),
+        ("short-interlaced.png", interlaced_png(len(_adam7_rows()) - 1), "pixels are missing"),
+        ("no-rows.png", short_png(0), "its pixels cannot be decoded"),
         ("hole.png", content[:middle] + b"\0" * 40 + content[middle + 40 :], "damaged"),
         *damaged_jpegs(),
     ]
@@ -641,12 +676,15 @@ def doubtful_jpegs() -> dict[str, tuple[bytes, str]]:
     noise = np.random.default_rng(4).integers(0, 256, (96, 80, 3), dtype=np.uint8)
     whole = encoded(Image.fromarray(noise), "JPEG", quality=90)
     middle, tables = len(whole) // 2, whole.index(b"\xff\xdb")
+    progressive = encoded(Image.fromarray(noise), "JPEG", progressive=True)
+    last = progressive.rindex(b"\xff\xc4", 0, progressive.rindex(b"\xff\xda"))  # the tables before the last scan
     return {
         "bytes before the end": (whole[:-2] + bytes(200) + whole[-2:], "before marker 0xd9"),
         "zeros in a scan": (whole[:middle] + bytes(500) + whole[middle + 500 :], "before marker 0xd9"),
         "scan parameters": (odd_scan(whole), "SOS parameters"),
         "scan parameters of the first of three": (odd_scan(separate_scans(noise)), "SOS parameters"),
         "bytes in the header": (whole[:tables] + b"abc" + whole[tables:], "before marker 0xdb"),
+        "no last scan": (progressive[:last] + b"\xff\xd9", "without its last scans"),
         "version": (whole.replace(b"JFIF\0\1", b"JFIF\0\2", 1), "JFIF revision"),
     }
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from pochitrain.engine.checks import check_loss, narrow_convolution
+from pochitrain.engine.checks import check_loss, check_outputs, wrong_in_bf16
 from pochitrain.engine.loop import Diverged, fit
 from pochitrain.engine.run import restore, state_of
 from pochitrain.errors import PochiError
@@ -146,7 +145,7 @@ def test_a_pattern_called_other_keeps_its_own_rate(write_config: WriteConfig) ->
     assert (record["lr_other"], record["lr_(other)"]) == (0.1, 0.03)
 
 
-# -- convolutions of narrow images
+# -- convolutions that are wrong in bf16
 
 STRIDED = """
 precision = {precision!r}
@@ -160,31 +159,82 @@ def model(num_classes):
 
 def test_a_narrow_convolution_computes_in_fp32(write_config: WriteConfig) -> None:
     """8 pixels become 1, which the second one with stride 2 is given."""
-    assert run_of(write_config(STRIDED.format(precision="auto"))).precision == "fp32"
-    said = refused(write_config(STRIDED.format(precision="bf16")))
-    assert "In bf16 this processor computes a wrong gradient for 1, whose input is only 1 × 1 pixels" in said
+    words = "this processor computes the convolution 1 wrong on an image of 1 × 1 pixels"
+    run = run_of(write_config(STRIDED.format(precision="auto")))
+    assert run.precision == "fp32"
+    assert run.precision_note in ("", f"In bf16 {words}"), 'empty where "auto" is fp32 anyway'
+    for precision in ("bf16", "fp16"):
+        assert f"In {precision} {words}" in refused(write_config(STRIDED.format(precision=precision)))
+
+
+@pytest.mark.parametrize(
+    ("convolution", "images", "wrong"),
+    [
+        (nn.Conv1d(8, 8, 3, 2, 1), [(4,), (1,)], True),  # the smallest that it is called with counts
+        (nn.Conv1d(8, 8, 3, 2, 1), [(4,), (2,)], False),
+        (nn.ConvTranspose2d(8, 8, 4, 2, 1), [(1, 1)], False),  # 2 pixels come out
+        (nn.ConvTranspose2d(8, 8, 3, 2, 1), [(1, 1)], True),  # 1 comes out
+        (nn.Conv2d(8, 16, 3, (1, 2), 1, groups=8), [(9, 9)], True),
+        (nn.Conv2d(8, 16, 3, 2, 1, groups=8), [(9, 9)], False),
+        (nn.Conv3d(8, 8, 1), [(9, 9, 9)], True),
+    ],
+)
+def test_what_is_known_to_be_wrong(convolution: nn.Module, images: list[tuple[int, ...]], wrong: bool) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shared = convolution
+
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            for size in images:
+                self.shared(torch.zeros(1, 8, *size))
+            return torch.zeros(len(batch), 2)
+
+    model = Model()
+    sizes = check_outputs(model, torch.zeros(1, 3, 8, 8), 2)
+    assert wrong_in_bf16(model, sizes) == ("shared" if wrong else "")
+
+
+KINDS = [
+    (kind, kernel, stride, channels)
+    for kind in (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+    for kernel in ((1, 1), (3, 3), (7, 7), (3, 1))
+    for stride in ((1, 1), (2, 2), (3, 3), (1, 2))
+    for channels in ((8, 16, 1), (64, 32, 1), (16, 32, 16))
+]
 
 
 @pytest.mark.skipif(not torch.cpu.get_capabilities().get("avx512_bf16"), reason="bf16 is not native here")
-def test_all_other_convolutions_have_right_gradients_in_bf16() -> None:
-    """The memory is filled with nonsense before each: a kernel that leaves a part of its gradient out keeps it."""
+def test_all_other_convolutions_are_right_in_bf16() -> None:
+    """The memory is filled with nonsense before each: a kernel that leaves a part of its result out keeps it."""
     torch.manual_seed(0)
     tried = 0
-    for kernel, stride, channels, height, width in itertools.product(
-        ((1, 1), (3, 3), (5, 5), (7, 7), (3, 1)), (1, 2, 3, 4), ((8, 16), (256, 64)), (1, 2, 3, 5), (1, 2, 3, 5)
+    for (kind, kernel, stride, (inner, outer, groups)), size, channels_last in itertools.product(
+        KINDS, ((1, 1), (2, 1), (3, 3), (5, 5), (3, 9)), (False, True)
     ):
-        convolution = nn.Conv2d(*channels, kernel, stride, (kernel[0] // 2, kernel[1] // 2), bias=False)
-        if narrow_convolution(nn.Sequential(convolution), {"0": (height, width)}):
+        dimensions = 1 if kind in (nn.Conv1d, nn.ConvTranspose1d) else 2
+        if dimensions == 1 and channels_last:
             continue
-        weight, images = convolution.weight, torch.randn(4, channels[0], height, width)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            outputs = convolution(images)
-        upstream = torch.randn_like(outputs)
-        nonsense = [torch.full((weight.numel(),), 1e30, dtype=kind) for kind in (torch.float32, torch.bfloat16) * 4]
-        del nonsense
-        (gradient,) = torch.autograd.grad(outputs, weight, upstream)
-        exact = F.conv2d(images, weight, stride=stride, padding=convolution.padding)
-        (expected,) = torch.autograd.grad(exact, weight, upstream.float())
-        assert (gradient - expected).abs().max() < 0.05 * expected.abs().max() + 1e-6, (kernel, stride, height, width)
+        kernel, stride, size = kernel[:dimensions], stride[:dimensions], size[:dimensions]
+        padding = tuple(length // 2 for length in kernel)
+        convolution = kind(inner, outer, kernel, stride, padding, groups=groups, bias=False)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        images = torch.randn(4, inner, *size).to(memory_format=layout).requires_grad_()
+        convolution = convolution.to(memory_format=layout)
+        exact = convolution(images)
+        image = exact if convolution.transposed else images
+        if wrong_in_bf16(nn.Sequential(convolution), {"0": tuple(image.shape[2:])}):
+            continue
+        upstream = torch.randn_like(exact)
+        expected = torch.autograd.grad(exact, [images, convolution.weight], upstream)
+        for count in (exact.numel(), convolution.weight.numel()):
+            nonsense = [torch.full((count,), 1e30, dtype=kind) for kind in (torch.float32, torch.bfloat16) * 4]
+            del nonsense
+            if count == exact.numel():
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    outputs = convolution(images)
+        got = torch.autograd.grad(outputs, [images, convolution.weight], upstream.to(outputs.dtype))
+        for one, other in zip((outputs, *got), (exact, *expected), strict=True):
+            assert (one - other).abs().max() < 0.05 * other.abs().max() + 1e-6, (convolution, size, channels_last)
         tried += 1
-    assert tried > 250
+    assert tried > 400

@@ -247,7 +247,7 @@ class optimizer(torch.optim.SGD):
 
 
 def test_a_rate_much_too_high_diverges_for_real(write_config: WriteConfig) -> None:
-    lines = "optimizer = 'SGD'\nlearning_rate = 1.0\nloss = lambda logits, labels: (logits ** 4).sum() * 1000\n"
+    lines = "optimizer = 'SGD'\nlearning_rate = 1.0\nloss = lambda logits, labels: (logits ** 4).mean() * 12000\n"
     net = "model = lambda num_classes: nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.Linear(3, 3))\n"
     history: History = []
     with pytest.raises(Diverged):

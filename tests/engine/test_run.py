@@ -283,6 +283,8 @@ class model(nn.Module):
 
 # -- machine
 
+_FP16 = torch.cpu.get_capabilities().get("avx512_fp16")
+
 
 @pytest.mark.parametrize("device", ["cuda:99", "mps", "tpu", "cpu:0"])
 def test_an_absent_device_is_refused(write_config: WriteConfig, device: str) -> None:
@@ -313,6 +315,7 @@ def test_precision_is_that_of_the_arithmetic_alone(
     assert all(math.isfinite(record["train_loss"]) and math.isfinite(record["val_loss"]) for record in history)
     assert not same_weights(before, weights(run))
     assert run.scaler.is_enabled() == (precision == "fp16")
+    assert ("fp32 is faster" in run.precision_note) == (precision == "fp16" and not _FP16)
 
 
 def test_auto_precision_asks_the_processor(write_config: WriteConfig) -> None:

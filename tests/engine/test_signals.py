@@ -14,7 +14,7 @@ def test_leaving_at_once_shows_the_cursor_that_the_bar_has_hidden() -> None:
     os.set_blocking(ours, False)
     try:
         assert subprocess.run([sys.executable, "-c", program], stdout=theirs, check=False).returncode == 130
-        assert os.read(ours, 100) == b"\x1b[?25h"
+        assert os.read(ours, 100) == b"\x1b[?25h\r\n"
     finally:
         os.close(ours)
         os.close(theirs)

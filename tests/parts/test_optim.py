@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from pochitrain.config.identity import canonical_settings
 from pochitrain.config.loader import load_config
 from pochitrain.config.schema import Config
-from pochitrain.errors import Problem
+from pochitrain.errors import ConfigError, Problem
 from pochitrain.parts.optim import (
     build_optimizer,
     build_scheduler,
@@ -19,6 +20,7 @@ from pochitrain.parts.optim import (
     load_optimizer,
     step_scheduler,
 )
+from tests.engine.tiny import run_of
 
 WriteConfig = Callable[..., Path]
 
@@ -147,6 +149,7 @@ GUIDE = [
     ("StepLR", {"step_size": 30, "gamma": 0.1}),
     ("MultiStepLR", {"milestones": [30, 60, 90], "gamma": 0.1}),
     ("CosineAnnealingLR", {"T_max": 50}),
+    ("CosineAnnealingLR", {"T_max": 100 / 2}),
     ("ExponentialLR", {"gamma": 0.95}),
     ("LinearLR", {"start_factor": 1.0, "end_factor": 0.1, "total_iters": 100}),
     ("ReduceLROnPlateau", {"mode": "max", "factor": 0.5, "patience": 3}),
@@ -200,12 +203,81 @@ epochs = 10
     assert optimizer_of(bound).defaults["lr"] == 0.01
 
 
-def test_an_own_optimizer_that_refuses_its_arguments(write_config: WriteConfig) -> None:
-    lines = "def optimizer(parameters, lr):\n    return torch.optim.SGD(parameters, lr=-lr)\n"
-    assert (
-        problem(config_of(write_config, lines)).what
-        == "optimizer_params does not fit optimizer: Invalid learning rate: -0.01"
-    )
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        (
+            "def optimizer(parameters, lr):\n    return torch.optim.SGD(parameters, lr=-lr)",
+            "torch.optim.SGD(parameters",
+        ),
+        ("def scheduler(optimizer):\n    return torch.optim.lr_scheduler.StepLR(optimizer)", "lr_scheduler.StepLR(opt"),
+        (
+            "def make(optimizer):\n    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1 / epoch)\n"
+            "scheduler = make",
+            "lambda epoch: 1 / epoch",
+        ),
+        (
+            "class scheduler(torch.optim.lr_scheduler.StepLR):\n    def step(self, epoch=None):\n"
+            "        super().step()\n        return {}['missing']\nscheduler_params = {'step_size': 1}",
+            "return {}['missing']",
+        ),
+        (
+            "class optimizer(torch.optim.SGD):\n    def step(self, closure=None):\n        raise ValueError('no')",
+            "raise ValueError('no')",
+        ),
+    ],
+)
+def test_what_own_code_raises_is_told_with_its_line(write_config: WriteConfig, lines: str, line: str) -> None:
+    found = problem(config_of(write_config, lines))
+    assert found.what.startswith("Your code raised ")
+    assert line in found.what
+    assert "tiny_config.py:" in found.where
+
+
+@pytest.mark.parametrize("base", ["torch.optim.SGD", "torch.optim.Rprop", "Base"])
+@pytest.mark.parametrize("body", ["pass", "def step(self, closure=None):\n        return super().step()"])
+def test_an_own_class_is_the_same_after_it_was_used(write_config: WriteConfig, base: str, body: str) -> None:
+    """torch writes into the class when its first object is made."""
+    lines = f"""
+class Base(torch.optim.ASGD):
+    @torch.no_grad()
+    def step(self, closure=None):
+        return super().step()
+class Own({base}):
+    {body}
+optimizer = Own
+"""
+    config = config_of(write_config, lines)
+    before = canonical_settings(config)
+    assert check_optimization(config) == []
+    assert canonical_settings(config) == before
+    assert any("Own: step" in path for path in before) is (body != "pass")
+
+
+PER_GROUP = (
+    "scheduler = torch.optim.lr_scheduler.OneCycleLR\nscheduler_params = {'max_lr': [0.1, 0.2], 'total_steps': 2}\n"
+)
+
+
+def test_values_for_each_group(write_config: WriteConfig) -> None:
+    """How many groups there are is known when model and loss are made: only then a list can be refused."""
+    layers = "enable_layer_wise_lr = True\nlayer_wise_lr_config = {'layer_rates': {'0': 0.1}}\n"
+    learning = """
+class loss(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+    def forward(self, logits, labels):
+        return nn.functional.cross_entropy(logits * self.scale, labels)
+"""
+    for lines in (layers, learning):
+        path = write_config(PER_GROUP + lines)
+        assert check_optimization(load_config(path)) == []
+        groups = run_of(path).optimizer.param_groups
+        assert [round(group["max_lr"], 9) for group in groups] == [0.1, 0.2]
+    with pytest.raises(ConfigError, match="a list has 3 values, for the groups 0, other, \\(loss\\)"):
+        run_of(write_config(PER_GROUP + layers + learning))
+    assert "OneCycleLR" in problem(config_of(write_config, PER_GROUP.replace("[0.1, 0.2]", "[0.1] * 9"))).what
 
 
 @pytest.mark.parametrize("made", ["None", "[torch.zeros(1)]", "torch.zeros(1)"])
@@ -273,6 +345,7 @@ def test_every_rate_of_a_schedule_is_one(
     [
         ("StepLR", {"step_size": -3}, "step_size cannot be -3"),
         ("StepLR", {"step_size": 2.5}, "step_size cannot be 2.5"),
+        ("CosineAnnealingLR", {"T_max": 2.5}, "T_max cannot be 2.5"),  # torch divides by zero for some of these
         ("MultiStepLR", {"milestones": ["a", 3]}, "milestones cannot be ['a', 3]"),
         ("CosineAnnealingLR", {"T_max": -5}, "T_max cannot be -5"),
         ("LinearLR", {"total_iters": -1}, "total_iters cannot be -1"),
@@ -282,7 +355,7 @@ def test_epochs_in_a_schedule_are_some(write_config: WriteConfig, name: str, giv
     for lines, settings in (("", {"scheduler": name}), (f"scheduler = torch.optim.lr_scheduler.{name}", {})):
         found = problem(config_of(write_config, lines, scheduler_params=given, **settings))
         assert found.what == f"scheduler_params.{wrong}"
-        assert found.mend == "epochs are integers ≥ 1"
+        assert found.mend == "epochs are whole numbers ≥ 1: // divides into such"
 
 
 def test_a_schedule_lasts_as_long_as_the_training(write_config: WriteConfig) -> None:

@@ -163,6 +163,9 @@ def test_a_table_with_a_missing_file_is_looked_at_all_the_same(
         ("error", "unreadable"): 1,
         ("warning", "small_class"): 1,
     }
+    missing = next(row for row in rows(tmp_path / "report") if row["kind"] == "folder")
+    assert missing["file"].endswith("labels.csv:12")
+    assert "no.png cannot be read: No such file or directory (mend: correct the path" in missing["detail"]
 
 
 def test_damage_inside_is_known_to_the_next_training(

@@ -238,11 +238,25 @@ def _class(cls: type) -> Made:
         functions = [function for value in vars(cls).values() if (function := _written_function(value))]
         written |= {function.__name__: function for function in functions}  # Python keeps __new__ under other names
     else:
-        written = dict(vars(cls))
+        written = _without_hook(cls)
     for name, value in sorted(written.items()):
         if f": {name}" not in known and not _is_made(name, value):
             parts.append((f": {name}" if name.isidentifier() else f": {key_text(name)}", value))
     return Made("class", parts)
+
+
+def _without_hook(cls: type) -> dict[str, Any]:
+    """Return what is written in a class; torch replaces `step` in that of an optimizer when the first one is made."""
+    written = dict(vars(cls))
+    step: Any = written.get("step")
+    if getattr(step, "hooked", False):
+        inherited = [vars(base).get("step") for base in cls.__mro__[1:]]
+        own = step.__wrapped__
+        if any(own in (each, getattr(each, "__wrapped__", None)) for each in inherited):
+            del written["step"]
+        else:
+            written["step"] = own
+    return written
 
 
 def _is_made(name: str, value: Any) -> bool:
