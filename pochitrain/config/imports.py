@@ -141,8 +141,9 @@ def _forget_modules(folder: str, anew: bool) -> None:
         module = sys.modules[top]
         if not isinstance(module, ModuleType) or not is_user_code(module):
             continue
-        places = _places(machinery.PathFinder.find_spec(top))
-        if any(_is_in(place, folder) for place in places) and (anew or places != _places(module.__spec__)):
+        # `folder` comes first on `sys.path`; another entry may lie in it.
+        here, there = _places(machinery.PathFinder.find_spec(top, [folder])), _places(module.__spec__)
+        if (here and here != there) or (anew and any(_is_in(place, folder) for place in [*here, *there])):
             for name in [name for name in sys.modules if name == top or name.startswith(f"{top}.")]:
                 del sys.modules[name]
 
