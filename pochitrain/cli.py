@@ -15,7 +15,7 @@ import typer
 
 from pochitrain.durable import disk_error
 from pochitrain.errors import PochiError
-from pochitrain.leaving import leave, silence
+from pochitrain.leaving import leave, silence, spare_libraries
 from pochitrain.locale import _
 from pochitrain.usage import Command, Group, usage_problem
 
@@ -64,6 +64,7 @@ def train(
 ) -> None:
     from pochitrain.tasks.command import run_train
 
+    spare_libraries()
     overrides = _overrides(set_)
     if epochs is not None:
         overrides["epochs"] = epochs
@@ -117,6 +118,7 @@ def optimize(
 ) -> None:
     from pochitrain.tasks.optimize import run_optimize
 
+    spare_libraries()
     overrides = _overrides(set_)
     if n_trials is not None:
         overrides["optuna.n_trials"] = n_trials
@@ -275,6 +277,7 @@ def infer(
     from pochitrain.tasks.infer import Wish
     from pochitrain.tasks.infer import infer as run_infer
 
+    spare_libraries()
     wish = Wish(
         images=[*(data or ()), *(files or ())],
         output=output,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -17,6 +18,10 @@ from PIL import Image
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 _CACHE = tempfile.TemporaryDirectory(prefix="pochitrain-tests-")  # removed with the process
 os.environ["POCHI_CACHE_DIR"] = _CACHE.name
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # commands that ran in this process have set the libraries apart, which now end with it
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
