@@ -143,13 +143,13 @@ def compare(given: argparse.Namespace, root: Path, folder: Path) -> None:
         return count / (time.perf_counter() - started)
 
     _warm_up(run, images, labels)
-    first, first_limit = rate(ours, 1), rate(limit, 1)
+    before, first, after = rate(limit, 1), rate(ours, 1), rate(limit, 1)
     rates: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(2, given.rounds + 2):
         for name, variant in variants.items():
             rates[name].append(rate(variant, number))
     print(f"{given.model}, {given.size} px, batch {given.batch}, {count} images, {device}, {run.precision}")
-    print(f"{'first epoch':14} {first:9.1f} images/s   × {first / first_limit:5.3f} of the limit beside it")
+    print(f"{'first epoch':14} {first:9.1f} images/s   × {2 * first / (before + after):5.3f} of the limit around it")
     for name, found in rates.items():
         ratios = [a / b for a, b in zip(rates["pochitrain"], found, strict=True)]
         print(f"{name:14} {statistics.median(found):9.1f} images/s   pochitrain × {statistics.median(ratios):5.3f}")

@@ -163,8 +163,10 @@ class Store:
 
     def _append_locked(self, keys: Sequence[bytes], place: Place) -> None:
         records = [_RECORD.pack(key, *place) for key in keys]
-        _write(self._index, b"".join(_SEALED.pack(r, zlib.crc32(r)) for r in records), self._read_to)
-        self._refresh()
+        sealed = b"".join(_SEALED.pack(record, zlib.crc32(record)) for record in records)
+        _write(self._index, sealed, self._read_to)
+        self._read_to += len(sealed)
+        self._know(keys, place)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -186,9 +188,12 @@ class Store:
                 key, *fields = _RECORD.unpack(record)
                 place = Place(*fields)
                 if place.kind < len(KINDS):
-                    self._places[key] = place
-                    self.used_bytes = max(self.used_bytes, place.offset + math.prod(place.shape))
+                    self._know([key], place)
         self._read_to += len(data)
+
+    def _know(self, keys: Sequence[bytes], place: Place) -> None:
+        self._places.update(dict.fromkeys(keys, place))
+        self.used_bytes = max(self.used_bytes, place.offset + math.prod(place.shape))
 
 
 def _write(descriptor: int, data: Any, offset: int) -> None:
