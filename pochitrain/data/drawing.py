@@ -30,8 +30,12 @@ def on_arrays(steps: Sequence[Any]) -> tuple[ArrayStep, ...]:
     """
     known = []
     for step in steps:
-        # Exactly these types: a subclass may do something else.
-        twin = _TWINS[type(step)](step) if type(step) in _TWINS else None
+        if type(step) not in _TWINS:  # a subclass may do something else
+            break
+        try:
+            twin = _TWINS[type(step)](step)
+        except (TypeError, ValueError):  # a setting that makes no sense is told when the step itself is called
+            break
         if twin is None or not _agree(step, twin):
             break
         known.append(twin)

@@ -52,6 +52,8 @@ class Turned(v1.RandomHorizontalFlip):
         v1.RandomCrop(8, padding=2, fill=(1, 2, 3)),
         v2.RandomCrop(8, padding=2, fill={Image.Image: 3}),
         v1.RandomRotation(5),
+        v1.RandomHorizontalFlip("often"),
+        v1.RandomCrop(8, padding=(1, 2, 3)),
     ],
     ids=repr,
 )
