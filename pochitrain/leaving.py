@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import io
 import os
@@ -13,6 +14,10 @@ from typing import NoReturn
 from pochitrain.config.source import is_user_code
 from pochitrain.durable import disk_error
 from pochitrain.errors import DiskError
+
+_ARCHIVES = (
+    ("gzip", "GzipFile"), ("bz2", "BZ2File"), ("lzma", "LZMAFile"), ("zipfile", "ZipFile"), ("tarfile", "TarFile"),
+)  # fmt: skip
 
 
 def leave(code: int) -> NoReturn:
@@ -43,6 +48,8 @@ def let_go() -> list[DiskError]:
     `__del__` is called. Returns an error for each file that cannot be written.
     """
     full = _write_open_files()
+    with suppress(AttributeError):  # all of them were called; they would hold on to the user's modules
+        atexit._clear()
     for name, module in list(sys.modules.items()):
         if name != "__main__" and getattr(module, "__file__", None) and is_user_code(module):
             del sys.modules[name]
@@ -51,12 +58,21 @@ def let_go() -> list[DiskError]:
 
 
 def _write_open_files() -> dict[str, DiskError]:
-    """Write what open files hold in their buffers; return those that cannot be written, by name."""
+    """Write what open files hold in their buffers; return those that cannot be written, by name.
+
+    Archives get their end: a collection of garbage may close the file below them first.
+    """
     objects, full = [*gc.get_objects(), sys.stdout, sys.stderr], {}
     kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, io.IOBase)}
-    for file in [each for each in objects if type(each) in kinds]:
+    archives = tuple(
+        getattr(sys.modules[module], name) for module, name in _ARCHIVES if getattr(sys.modules.get(module), name, None)
+    )
+    files = [each for each in objects if type(each) in kinds]
+    for file in [*files, *(each for each in objects if isinstance(each, archives))]:
         try:
-            if not file.closed:
+            if isinstance(file, archives):
+                file.close()
+            elif not file.closed:
                 file.flush()
         except BrokenPipeError:  # its reader wants no more
             continue

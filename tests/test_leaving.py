@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,6 +69,29 @@ def test_what_the_users_code_holds_in_open_files_is_written(write_config: WriteC
     assert (tmp_path / "log.csv").read_text() == "1\nend"
     assert gzip.decompress((tmp_path / "log.gz").read_bytes()) == b"1\n"
     assert list(tmp_path.glob("gone*")) == []
+
+
+ARCHIVES = """
+import atexit, gzip, sys, weakref, zipfile
+from pochitrain.cli import main
+
+def note(): pass
+
+zipped, archive = gzip.open("log.gz", "wt"), zipfile.ZipFile("log.zip", "w")
+zipped.write("all")
+archive.writestr("a", "all")
+atexit.register(note)
+weakref.finalize(archive, note)
+sys.argv = ["pochi", "trian"]
+main()
+"""
+
+
+def test_archives_get_their_end_whatever_else_is_registered(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", ARCHIVES], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert gzip.decompress((tmp_path / "log.gz").read_bytes()) == b"all"
+    assert zipfile.ZipFile(tmp_path / "log.zip").read("a") == b"all"
 
 
 UNWRITTEN = """

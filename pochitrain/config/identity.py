@@ -111,7 +111,9 @@ def _asked_for(config: Config) -> dict[str, Any]:
             values[name] = value
     found: dict[str, Any] = {}
     for part in PARTS:
-        if callable(own := getattr(config, part)):
+        own = getattr(config, part)
+        # An object with weights is called with tensors alone, whatever its signature.
+        if callable(own) and (isinstance(own, type) or not hasattr(own, "state_dict")):
             found |= named_values(own, values)
     if config.dataset is not None and {"root", "train_data_root", "val_data_root"} & parameters(config.dataset).keys():
         # What a data set of the user's reads there nobody else can tell, so the place stands for it.

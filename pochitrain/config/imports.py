@@ -44,7 +44,7 @@ def execute(path: Path, text: str, *, anew: bool = True) -> ModuleType:
     assert spec.loader is not None
     spec.has_location = True  # there is a `__file__`
     module = util.module_from_spec(spec)
-    module.__dict__["__pochi_source__"] = text
+    module.__dict__["__pochi_config__"] = True  # not what it imports
     process = os.getpid()
     sys.modules[name] = module
     try:
@@ -87,13 +87,19 @@ class _TextLoader(machinery.SourceFileLoader):
 
     def __init__(self, name: str, path: str, text: str | None = None) -> None:
         super().__init__(name, path)
-        self.text = text
+        self.text, self.executed = text, ""
+
+    def exec_module(self, module: ModuleType) -> None:
+        code = self.get_code(module.__name__)
+        module.__dict__["__pochi_source__"] = self.executed  # the identity shows what runs, whatever is read later
+        exec(code, module.__dict__)
 
     def get_code(self, fullname: str) -> Any:
         source = self.get_data(self.path) if self.text is None else self.text
         code = compile(source, self.path, "exec", dont_inherit=True)
         text = util.decode_source(source) if isinstance(source, bytes) else source
-        # Tracebacks, inspect and the identity show the text that runs, also after the file has changed.
+        self.executed = text
+        # Tracebacks and inspect show the text that was read last.
         linecache.cache[self.path] = (len(text), None, text.splitlines(keepends=True), self.path)
         return code
 

@@ -82,7 +82,7 @@ def find_function(function: FunctionType) -> FunctionNode:
 def source_text(filename: str, namespace: dict[str, Any]) -> str:
     """Return the text of a file or notebook cell, as `linecache` knows it.
 
-    A config keeps the very text that was executed in `__pochi_source__`: the file may have changed since.
+    A config and what it imports keep the very text that was executed in `__pochi_source__`: the file may have changed.
     """
     kept = namespace.get("__pochi_source__")
     if kept is not None and filename == namespace.get("__file__"):

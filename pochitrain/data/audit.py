@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from pochitrain.data.decode import BrokenImage, decode_with_remark, display_name
 from pochitrain.data.folder import ImageFolder
+from pochitrain.data.jpeg import remark_in_words
 from pochitrain.data.likeness import alike, limits, signature
 from pochitrain.data.remembered import RECORD, Facts, remember, remembered, stamp
 from pochitrain.locale import _
@@ -259,7 +260,7 @@ def doubtful(survey: Survey) -> list[Finding]:
             "doubtful",
             "warning",
             display_name(survey.folder.path(int(index))),
-            detail=survey.facts["remark"][index].decode(errors="replace"),
+            detail=remark_in_words(survey.facts["remark"][index].decode(errors="replace")),
         )
         for index in survey.readable
         if survey.facts["remark"][index]

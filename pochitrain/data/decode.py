@@ -9,6 +9,7 @@ import os
 import re
 import struct
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ _DAMAGE = (
     EOFError,
     OverflowError,
     struct.error,
+    zlib.error,
     Image.DecompressionBombError,
 )
 

@@ -69,7 +69,9 @@ def _frame(head: bytes, size: int) -> Frame | None:
         kind, body_at = head[at + 1], at + 4
         at += 2 + (head[at + 2] << 8 | head[at + 3])
         if kind == _SCAN:
-            return found if at + len(_END) <= size else None
+            # One scan for all components, else the others might be missing.
+            whole = found is not None and head[body_at : body_at + 1] == (b"\1" if found.mode == "L" else b"\3")
+            return found if whole and at + len(_END) <= size else None
         body = head[body_at:at]
         if at - body_at != len(body):  # goes on behind what was read
             return None

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
-from pochitrain.data.completeness import Refusal
+from pochitrain.data.completeness import Refusal, cut_off
 from pochitrain.data.headers import plain_frame
 from pochitrain.locale import _
 
@@ -18,9 +18,11 @@ from pochitrain.locale import _
 # over although more of the picture follows. Left over before the end (0xd9), it may be a careless writer's.
 _LOST = re.compile(r"premature end|Huffman code|arithmetic code|instead of RST|bytes before marker (?!0xd9)", re.I)
 _REMARK = re.compile(r"Corrupt JPEG|Warning|Premature|Invalid SOS|Inconsistent progression|Unknown Adobe", re.I)
+# Our own remarks, as they are kept: in no reader's language.
+COARSE, ARITHMETIC, SAMPLING = "pochi: coarse", "pochi: arithmetic", "pochi: sampling"
 _APP, _COM, _SOS = range(0xE0, 0xF0), 0xFE, 0xDA
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
-_SOF_PROGRESSIVE, _EOI = (0xC2, 0xCA), 0xD9
+_SOF_PROGRESSIVE, _SOF_ARITHMETIC, _EOI = (0xC2, 0xCA), (0xC9, 0xCA), 0xD9
 _SOF_SEQUENTIAL = (0xC0, 0xC1, 0xC9)  # baseline, extended, and with arithmetic coding (ITU T.81, table B.1)
 
 
@@ -36,8 +38,8 @@ def decode_jpeg(image: Any, file: BinaryIO) -> tuple[Any, str]:
     pixels, remark = _heard(data, space)
     if remark and _LOST.search(lost := _heard(_bare_jpeg(data), space)[1]):  # libjpeg tells its first remark only
         raise Refusal(_("damaged: some of its pixels cannot be decoded ({detail})", detail=lost))
-    if not remark and image.info.get("progressive") and _lacks_scans(data):
-        remark = "Progressive JPEG without its last scans: coarser than it was"
+    if remark in ("", SAMPLING):
+        remark = _unheard(data) or remark
     if pixels is None or space == "CMYK":
         image.load()
         return image, remark
@@ -54,24 +56,45 @@ def decode_plain(data: bytes) -> npt.NDArray[np.uint8] | None:
     return _heard(data, "RGB")[0]
 
 
-def _lacks_scans(data: bytes) -> bool:
-    """Tell whether a progressive JPEG ends before each coefficient has all its bits (ITU T.81, section G.1.1).
+def remark_in_words(remark: str) -> str:
+    """Return a remark as a reader sees it: libjpeg's as it is, ours in his language."""
+    ours = {
+        COARSE: _("Progressive JPEG without its last scans: coarser than it was"),
+        ARITHMETIC: _("Arithmetic coding: missing pixels are not noticed"),
+        SAMPLING: _("Rare chroma sampling: missing pixels are not noticed"),
+    }
+    return ours.get(remark, remark)
 
-    That is how one looks that was cut between two scans and given an end. libjpeg has nothing to remark on.
+
+def _unheard(data: bytes) -> str:
+    """Return what there is to remark on a JPEG of which libjpeg says nothing, "" for nothing (ITU T.81).
+
+    A file that was cut between two scans, and given an end, looks like a whole one. A progressive one that ends before
+    each coefficient has all its bits (section G.1.1) is coarse.
+
+    Raises:
+        Refusal: a component of a sequential one has no scan.
     """
     bits: dict[int, list[int]] = {}  # component → how many bits of each of its 64 coefficients are still to come
-    at = 2
+    at, frame = 2, 0
     while (found := _MARKER.search(data, at)) and data[found.start() + 1] != _EOI:
         start, marker = found.end(), data[found.start() + 1]
         at = start + int.from_bytes(data[start : start + 2], "big")
         segment = data[start + 2 : at]
-        if marker in _SOF_PROGRESSIVE:
-            bits = {component: [16] * 64 for component in segment[6::3]}
+        if marker in (*_SOF_SEQUENTIAL, *_SOF_PROGRESSIVE):
+            frame, bits = marker, {component: [16] * 64 for component in segment[6::3]}
         elif marker == _SOS:
-            first, last, precision = segment[-3:]
+            if len(segment) < 6 or at > len(data):
+                raise Refusal(cut_off())
+            first, last, precision = segment[-3:] if frame in _SOF_PROGRESSIVE else (0, 63, 0)
             for component in segment[1:-3:2]:
                 bits.get(component, [0])[first : last + 1] = [precision & 15] * (last + 1 - first)
-    return any(any(left) for left in bits.values())
+            if frame in _SOF_SEQUENTIAL and not any(map(any, bits.values())):
+                break
+    lacking = any(map(any, bits.values()))
+    if lacking and frame in _SOF_SEQUENTIAL:
+        raise Refusal(cut_off())
+    return COARSE if lacking else ARITHMETIC if frame in _SOF_ARITHMETIC else ""
 
 
 def _heard(data: bytes, space: str) -> tuple[npt.NDArray[np.uint8] | None, str]:
@@ -79,6 +102,8 @@ def _heard(data: bytes, space: str) -> tuple[npt.NDArray[np.uint8] | None, str]:
     try:
         return simplejpeg.decode_jpeg(data, space), ""
     except ValueError as error:
+        if "subsampling" in str(error):  # this interface to libjpeg does not know it, and Pillow decodes in silence
+            return None, SAMPLING
         return None, str(error) if _REMARK.search(str(error)) else ""
 
 

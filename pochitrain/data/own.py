@@ -145,15 +145,35 @@ def class_names(dataset: Any, labels: Sequence[int], wanted: int | None) -> tupl
     Raises:
         DataError: there are too many, or `classes` is no list of different names.
     """
-    if getattr(dataset, "classes", None) is None:
-        count = wanted or max(labels) + 1
+    if not _names_classes(dataset):
+        count = wanted or max(*labels, 0) + 1
         if count > MOST_CLASSES:
             what = _("{count} classes, more than the limit of {limit}", count=f"{count:,}", limit=f"{MOST_CLASSES:,}")
             mend = _("number the labels from 0 without gaps, or give the data set classes: a list of their names")
             raise DataError(what, "dataset", mend)
         return tuple(map(str, range(count)))
+    return _given_names(dataset, "train")
+
+
+def check_same_names(dataset: Any, classes: Sequence[str]) -> None:
+    """Refuse validation data that name other classes, or in another order: a label would mean another one."""
+    if _names_classes(dataset) and (names := _given_names(dataset, "val")) != tuple(classes):
+        what = _(
+            "The data sets for train and val name different classes: {train} / {val}",
+            train=", ".join(classes[:20]),
+            val=", ".join(names[:20]),
+        )
+        mend = _("let both list the same classes in the same order, whichever of them have images")
+        raise DataError(what, "dataset", mend)
+
+
+def _names_classes(dataset: Any) -> bool:
+    return getattr(dataset, "classes", None) is not None
+
+
+def _given_names(dataset: Any, split: str) -> tuple[str, ...]:
     mend = _("let classes list one name for each class, in the order of the labels")
-    given = _listed(dataset, "classes", "train", mend)
+    given = _listed(dataset, "classes", split, mend)
     names = [_class_name(name) for name in given]
     if "" in names:
         value = _shown(given[names.index("")])
@@ -248,4 +268,4 @@ def _shown(value: Any) -> str:
 
 
 def _raised(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -54,8 +54,15 @@ def pick_validation(config: Config, classes: Sequence[str], *, allow_missing: bo
     """
     root = config.val_data_root
     if config.dataset is not None:
-        own = load_data(config).val
-        if own is not None:
+        data = load_data(config)
+        if (own := data.val) is not None:
+            if data.classes != tuple(classes):
+                what = _(
+                    "The data set has other classes than the model: {data} / {model}",
+                    data=", ".join(data.classes[:20]),
+                    model=", ".join(classes[:20]),
+                )
+                raise DataError(what, "dataset", _("give the folder of images with --data"))
             return Picked(own.items, None, True, "val", f"dataset = {name_of(config.dataset)}")
     elif root is not None:
         try:

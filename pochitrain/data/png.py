@@ -91,11 +91,12 @@ def _check_length(header: bytes, pixels: bytes) -> None:
             missing += rows * (
                 1 + math.ceil(columns * bits * _CHANNELS[colour] / 8)
             )  # each row has a byte for its filter
-    inflater = zlib.decompressobj()
+    inflater, missing = zlib.decompressobj(), missing - 1
+    # But for the last byte: with it comes the stream's checksum, and what lies behind, which Pillow leaves alone.
     for start in range(0, len(pixels), _PIECE):
-        missing -= len(inflater.decompress(pixels[start : start + _PIECE]))
         if missing <= 0 or inflater.eof:
             break
+        missing -= len(inflater.decompress(pixels[start : start + _PIECE], missing))
     if missing > 0:
         raise Refusal(_("damaged: some of its pixels are missing"))
 

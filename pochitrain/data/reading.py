@@ -162,7 +162,7 @@ class Samples(Dataset[Any]):
         except Exception as error:  # whatever a user's transform or data set raises is told with its sample
             if isinstance(error, DataError):
                 return Failure(index, error.problems[0].what, error.problems[0].mend)
-            return Failure(index, f"{type(error).__name__}: {error}")
+            return Failure(index, f"{type(error).__name__}: {' '.join(str(error).split())}")
         finally:
             self.at[self.place] = -1
 

@@ -31,7 +31,7 @@ RECORD = np.dtype(
         ("remark", "S80"),  # the decoder's
     ]
 )
-_MAGIC = b"pochick4"  # counts up when RECORD, the decoder or the signature change their meaning
+_MAGIC = b"pochick5"  # counts up when RECORD, the decoder or the signature change their meaning
 
 
 def cache_file(work_dir: str, root: Path) -> Path:

@@ -22,7 +22,7 @@ from pochitrain.data.folder import (
     manifest_digest,
     nested_roots,
 )
-from pochitrain.data.own import Items, check_range, class_names, make_dataset, read_labels
+from pochitrain.data.own import Items, check_range, check_same_names, class_names, make_dataset, read_labels
 from pochitrain.data.remembered import cache_file, still_broken
 from pochitrain.data.split import split_folder, ungrouped
 from pochitrain.data.table import is_table, list_images
@@ -236,6 +236,8 @@ def _own_data(config: Config) -> Data:
     sets = {split: made for split in ("train", "val") if (made := make_dataset(config, split)) is not None}
     labels = {split: read_labels(dataset, split) for split, dataset in sets.items()}
     classes = class_names(sets["train"], labels["train"], config.num_classes)
+    if "val" in sets:
+        check_same_names(sets["val"], classes)
     for split, given in labels.items():
         check_range(given, classes, split)
     counts = Counter(labels["train"])

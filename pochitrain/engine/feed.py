@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from pochitrain.config.mistakes import raised_by_user
@@ -124,6 +125,11 @@ def _probe_images(loader: Loader, split: Split, setting: str) -> None:
         image = sample[0]
         if lack := _lacking(image):
             gives = _("gives {given}", given=_form(image))
+            if samples.labels is None and not isinstance(samples.items[index][0], Image.Image):  # not transformed
+                mend = _(
+                    "return a PIL image, which train_transform and val_transform take, or a float32 tensor (3, H, W)"
+                )
+                raise ConfigError(_("The data set gives no float tensors (3, H, W)"), f"dataset ({gives})", mend)
             raise ConfigError(lack[0], f"{setting} ({gives})", lack[1])
         images.append((image, index))
     odd = next(((image, index) for image, index in images if image.shape != images[0][0].shape), None)

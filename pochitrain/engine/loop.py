@@ -158,7 +158,7 @@ def train_step(run: Run, images: Tensor, labels: Tensor, tracked: bool = False) 
     return loss, logits, labels
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: what an own loss keeps of validation is used in training, too
 def evaluate(run: Run) -> Record:
     """Return `val_loss` and `val_accuracy` over the validation data; {} without any. Sets `run.confusion`."""
     if run.val_loader is None:

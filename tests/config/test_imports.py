@@ -107,3 +107,33 @@ def test_parts_in_another_folder_have_their_own_helpers(tmp_path: Path) -> None:
     assert config.model() == ("parts", config.origin.namespace["Shared"])
     assert told(config) == ("one",) * 3
     assert config.origin.namespace["late"]() == "one"
+
+
+@pytest.mark.parametrize("kind", ["function of a helper", "base config", "class of a helper"])
+def test_an_older_config_keeps_the_id_of_the_code_that_it_runs(tmp_path: Path, kind: str) -> None:
+    helper = tmp_path / "parts_of_it.py"
+    texts = [
+        f"from torch.nn import functional\ndef loss(logits, labels):\n"
+        f"    return {scale} * functional.cross_entropy(logits, labels)\n"
+        f"class Loss:\n    def __call__(self, logits, labels):\n        return loss(logits, labels)\n"
+        for scale in (1.0, 3.0)
+    ]
+    imports = {
+        "function of a helper": "import parts_of_it\ndef own(logits, labels):\n    return parts_of_it.loss(logits, labels)\n"
+        "loss = own\n",
+        "base config": "from parts_of_it import *\n",
+        "class of a helper": "from parts_of_it import Loss\nloss = Loss\n",
+    }
+    config = tmp_path / "own.py"
+    config.write_text(
+        f"{imports[kind]}from torchvision import transforms\ntrain_data_root, val_data_root = 'a', None\n"
+        "train_transform = val_transform = transforms.ToTensor()\nmodel_name, pretrained = 'resnet18', False\n"
+        "epochs = batch_size = 1\nlearning_rate = 0.1\n"
+    )
+    helper.write_text(texts[0])
+    one = load_config(config)
+    first = canonical_settings(one)
+    helper.write_text(texts[1])
+    two = load_config(config)
+    assert canonical_settings(two) != first
+    assert canonical_settings(one) == first

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pochitrain.config.loader import load_config
+from pochitrain.data.pick import pick_validation
 from pochitrain.data.reading import Failure, Samples
 from pochitrain.data.source import load_data
 from pochitrain.engine.run import build_run
@@ -59,6 +60,12 @@ def test_an_own_data_set_may_lack_images_of_a_class_that_nothing_balances(write_
         ('["ant", "bee", "cat", "dog"]', "'abcd'", "classes of the data set for train is no list, but 'abcd'"),
         ('"dog"', "None", "classes of the data set holds None, which is no name"),
         ('"dog"', '"ant"', "classes of the data set holds a name twice: ant"),
+        (
+            "[2]\n",
+            "[2]; self.classes = self.classes if split == 'train' else ['bee']\n",
+            "different classes: ant, bee, cat",
+        ),
+        ("[2]\n", "[2]; self.classes = self.classes[:: 1 if split == 'train' else -1]\n", "/ dog, cat, bee, ant"),
         ('"dog"]', '"dog"]\n    classes = None', None),
         ('"dog"]', '"dog"]\n    classes = range(4)', None),
     ],
@@ -219,3 +226,24 @@ def test_a_librarys_data_set_that_raises_is_no_bug(write_config: WriteConfig) ->
         load_data(load_config(write_config(lines)))
     with pytest.raises(ZeroDivisionError):  # the user's own: told with its line
         load_data(load_config(write_config(READ.replace("[0, 1, 1]", "1 / 0"))))
+
+
+def test_classes_that_were_renamed_since_are_no_longer_those_of_the_model(write_config: WriteConfig) -> None:
+    config = load_config(write_config(OWN))
+    assert pick_validation(config, ("ant", "bee", "cat", "dog")).labels is None
+    with pytest.raises(
+        DataError, match=r"other classes than the model: ant, bee, cat, dog / ant, cat, bee\n.*\n.*--data"
+    ):
+        pick_validation(config, ("ant", "cat", "bee"))
+
+
+def test_what_a_data_set_gives_is_not_the_transforms_matter(write_config: WriteConfig) -> None:
+    config = load_config(
+        write_config(OWN.replace("torch.zeros(3, 8, 8)", "torch.zeros(3, 8, 8, dtype=torch.uint8)")),
+        {"class_weights": "uniform"},
+    )
+    with pytest.raises(
+        ConfigError, match=r"The data set gives no float tensors.*\n.*dataset \(gives torch.uint8"
+    ) as raised:
+        build_run(config, load_data(config))
+    assert "ToTensor" not in str(raised.value)

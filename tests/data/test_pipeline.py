@@ -340,11 +340,26 @@ class Pixels(nn.Module):
         return images.flatten(1)
 
 
-def test_training_judging_and_the_cache_see_the_same_tensors_for_every_kind_of_file(tmp_path: Path) -> None:
-    files = []
+def zoo_files(folder: Path) -> list[str]:
     for specimen in zoo.good_ones():
-        files.append(str(tmp_path / specimen.name))
-        Path(files[-1]).write_bytes(specimen.content)
+        (folder / specimen.name).write_bytes(specimen.content)
+    return [str(folder / specimen.name) for specimen in zoo.good_ones()]
+
+
+def test_what_is_cut_out_of_every_kind_of_file_is_the_same_on_arrays(tmp_path: Path) -> None:
+    files = zoo_files(tmp_path)
+    for number in range(3):
+        files.append(str(tmp_path / f"photo{number}.jpg"))
+        picture(number).save(files[-1], quality=90)
+    transform = v1.Compose([v1.RandomResizedCrop(8), v1.RandomHorizontalFlip(), v1.ToTensor()])
+    training = loader_of(files, transform, "augment", store=memory_store("zoo, cut", 10**8))
+    assert len(training.samples.plan.arrays) == 2
+    for epoch in (1, 2, 3):
+        assert torch.equal(given(training, epoch), expected(files, transform, epoch, "augment"))
+
+
+def test_training_judging_and_the_cache_see_the_same_tensors_for_every_kind_of_file(tmp_path: Path) -> None:
+    files = zoo_files(tmp_path)
     transform = v1.Compose([v1.Resize((8, 8)), v1.ToTensor(), v1.Normalize(MEAN, STD)])
     plain = expected(files, transform, 1, "val")
     training = loader_of(files, transform, "val", store=memory_store("zoo", 10**8))

@@ -97,9 +97,15 @@ def short_png(rows: int) -> bytes:
     return _png_of(b"".join(b"\0" + row.tobytes() for row in RGB[:rows]))
 
 
-def _png_of(pixels: bytes, *, interlaced: bool = False) -> bytes:
+def surplus_png() -> bytes:
+    """Return an interlaced PNG of `RGB` with bytes behind its pixels, and a wrong checksum behind those."""
+    packed = zlib.compress(b"".join(_adam7_rows()) + b"more")
+    return _png_of(packed[:-1] + bytes([packed[-1] ^ 1]), interlaced=True, packed=True)
+
+
+def _png_of(pixels: bytes, *, interlaced: bool = False, packed: bool = False) -> bytes:
     header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 2, 0, 0, interlaced)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(pixels)), (b"IEND", b"")]
+    chunks = [(b"IHDR", header), (b"IDAT", pixels if packed else zlib.compress(pixels)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(kind, data) for kind, data in chunks)
 
 
@@ -543,6 +549,7 @@ def _odd() -> list[Specimen]:
         *(Specimen(f"turning-text{at}.png", png(RGB, 2, before=[text]), RGB, 0) for at, text in enumerate(turning)),
         Specimen("black.png", png(RGB * 0, 2), RGB * 0, 0),
         Specimen("interlaced.png", interlaced_png(len(_adam7_rows())), RGB, 0),
+        Specimen("surplus.png", surplus_png(), RGB, 0),
         Specimen("part.gif", on_page, page, 0),
         Specimen("behind.gif", gif + b"\r\nsent by;me", palette[indices], 0),
         Specimen("column.png", encoded(Image.fromarray(line.transpose(1, 0, 2)), "PNG"), line.transpose(1, 0, 2), 0),
@@ -640,6 +647,7 @@ def damaged_jpegs() -> list[tuple[str, bytes, str]]:
     files.append(
         ("odd-later-scan-cut.jpg", (scans[:later] + odd_scan(scans[later:]))[:-900] + b"\xff\xd9", "cannot be")
     )
+    files.append(("one-scan-of-three.jpg", scans[: scans.index(b"\xff\xda", later - 1)] + b"\xff\xd9", "cut off"))
     return files
 
 
@@ -649,6 +657,20 @@ ARITHMETIC_JPEG = (
     "5b6a7899816a7190735b5d85b586909ea3abadab6780bcc9baa6c799a8aba4ffc9000b080010001001011100ffcc000600101005ffda00080101"
     "00003f00dd45fc477225f856cc90d9acce2b4c11dd0ecd16e76236878a9750ecf52ca7280a6a4f84455c2e94923e798aa59741e6e3f8d1109749"
     "b0954bfc139b9668aa94cfb58f9bf4e4fced9804c65e372242dd196f6ab3de7c9fdbade8b03389c360ffd9"
+)
+
+
+# 32 × 32 pixels with a colour for each 4 × 2 of them, by `cjpeg -sample 4x2`: Pillow cannot write such a file.
+RARE_SAMPLING_JPEG = (
+    "ffd8ffe000104a46494600010100000100010000ffdb004300140e0f120f0d14121012171514181e32211e1c1c1e3d2c2e243249404c4b474046"
+    "45505a736250556d5645466488656d777b8182814e608d978c7d96737e817cffdb0043011517171e1a1e3b21213b7c5346537c7c7c7c7c7c7c7c"
+    "7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7cffc00011080020002003014200021101"
+    "031101ffc4001800000301010000000000000000000000000203040100ffc4002510000103040104020300000000000000000102030400111213"
+    "21051422233151416162ffc400160101010100000000000000000000000000020004ffc4001e1100020104030100000000000000000000010200"
+    "111221e10322f031ffda000c03010002110311003f0032ebb2159041cbea952c25518a146caf9b52e1c81120ed4f2ea958e3faa7263f60eef479"
+    "642f59ba547919213c5ac6b9f43521bf03eefaa574b865534f742d61c0aaa6ad6efa238b914ef08954c090050f6fbad495b9bb5dcc9f0faa271e"
+    "6572708c2ce11f356a12b80c6f987251e05a92c4b68be758f61e6f51989b3aa965b38a4232b51c22844953c53fcd356f29b734483b02b917fc56"
+    "c45370fa976eb40528a72bd67726981d75eac7c8038bd8f84fffd9"
 )
 
 
@@ -684,6 +706,8 @@ def doubtful_jpegs() -> dict[str, tuple[bytes, str]]:
         "scan parameters": (odd_scan(whole), "SOS parameters"),
         "scan parameters of the first of three": (odd_scan(separate_scans(noise)), "SOS parameters"),
         "bytes in the header": (whole[:tables] + b"abc" + whole[tables:], "before marker 0xdb"),
+        "arithmetic": (bytes.fromhex(ARITHMETIC_JPEG), "Arithmetic coding"),
+        "sampling": (bytes.fromhex(RARE_SAMPLING_JPEG), "Rare chroma sampling"),
         "no last scan": (progressive[:last] + b"\xff\xd9", "without its last scans"),
         "version": (whole.replace(b"JFIF\0\1", b"JFIF\0\2", 1), "JFIF revision"),
     }

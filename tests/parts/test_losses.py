@@ -69,6 +69,31 @@ def test_buffers_that_are_made_late_or_grow_go_on_where_they_were(write_config: 
     assert same_weights(kept, whole.loss_fn.state_dict())
 
 
+AVERAGED = """
+class Averaged(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))
+    def forward(self, logits, labels):
+        value = nn.functional.cross_entropy(logits * self.scale, labels)
+        self.scale = 0.9 * self.scale + 0.1 * value.detach()
+        return value
+"""
+
+
+def test_what_a_loss_keeps_of_validation_it_may_use_in_training(write_config: WriteConfig) -> None:
+    run, history = fitted(write_config(NET + AVERAGED + "loss = Averaged"), epochs=2)
+    assert len(history) == 2
+    assert isinstance(run.loss_fn, nn.Module)
+    assert float(run.loss_fn.state_dict()["scale"]) != 1
+
+
+def test_an_object_asks_for_nothing_that_the_file_says_beside_it(write_config: WriteConfig) -> None:
+    beside = "loss = nn.CrossEntropyLoss(label_smoothing=0.1)\nmy_opened = open(__file__)\nbatches_seen = "
+    one, other = (canonical_settings(load_config(write_config(beside + text))) for text in ("1", "2"))
+    assert one == other
+
+
 def test_a_checkpoint_without_the_loss(write_config: WriteConfig) -> None:
     run = run_of(write_config("loss = nn.CrossEntropyLoss(weight=torch.ones(3))"))
     state = state_of(run)
