@@ -63,14 +63,13 @@ def _write_open_files() -> dict[str, DiskError]:
     Archives get their end: a collection of garbage may close the file below them first.
     """
     objects, full = [*gc.get_objects(), sys.stdout, sys.stderr], {}
-    kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, io.IOBase)}
-    archives = tuple(
-        getattr(sys.modules[module], name) for module, name in _ARCHIVES if getattr(sys.modules.get(module), name, None)
-    )
-    files = [each for each in objects if type(each) in kinds]
-    for file in [*files, *(each for each in objects if isinstance(each, archives))]:
+    found = [getattr(sys.modules.get(module), name, None) for module, name in _ARCHIVES]
+    archives = tuple(kind for kind in found if kind is not None)
+    # Of types only: an object may do something when it is asked for its class.
+    kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, (io.IOBase, *archives))}
+    for file in [each for each in objects if type(each) in kinds]:
         try:
-            if isinstance(file, archives):
+            if issubclass(type(file), archives):
                 file.close()
             elif not file.closed:
                 file.flush()
