@@ -170,10 +170,14 @@ def _cards(view: StudyView) -> str:
     ]
     if winner:
         assert winner.values
-        for name, value in zip(view.metrics, winner.values, strict=True):
-            cards.insert(
-                0, (_("best {metric}", metric=name), charts.number(value), _("trial {number}", number=winner.number))
-            )
+        number = winner.number
+        if len(view.metrics) == 1:
+            title, small = _("best {metric}", metric=view.metrics[0]), _("trial {number}", number=number)
+            cards.insert(0, (title, charts.number(winner.values[0]), small))
+        else:  # of the front the best by the first metric; others are better by another
+            titles = [_("{metric} of trial {number}", metric=metric, number=number) for metric in view.metrics]
+            values = map(charts.number, winner.values)
+            cards[:0] = [(title, value, "") for title, value in zip(titles, values, strict=True)]
     items = [
         f"<div><dt>{escape(title)}</dt><dd>{escape(value)}<small>{escape(small)}</small></dd></div>"
         for title, value, small in cards

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from pochitrain.config.loader import replace_settings
 from pochitrain.config.schema import Config
 from pochitrain.history import History, Record
 from pochitrain.locale import _
-from pochitrain.reports.trials import COMPLETE, TrialRow
+from pochitrain.reports.trials import COMPLETE, INTERRUPTED, TrialRow
 from pochitrain.sinks.console import Log
+from pochitrain.tasks.lives import LIVES
 from pochitrain.tasks.search_space import DECISIVE, settings_of
 from pochitrain.tasks.trial import Outcome, Work
 
@@ -37,18 +39,17 @@ class Confirmation:
         tried = {config.seed, *(settings_of(dimensions, row.point).get("seed") for row in rows)}
         unused = (seed for seed in itertools.count(config.seed + 1) if seed not in tried)
         self.seeds = list(itertools.islice(unused, self.optuna.seeds_to_confirm))
-        self.of = {"trial": winner.number, "seeds": self.seeds, "epochs": self.optuna.optuna_epochs}
+        epochs = {WINNER: self.optuna.optuna_epochs, SHIPPED: self.optuna.optuna_epochs}
+        if "epochs" in self.optuna.search_space:  # then those of the file are a part of its own setting
+            epochs[SHIPPED] = config.epochs
+        self.of = {"trial": winner.number, "seeds": self.seeds, "epochs": epochs[SHIPPED]}
         self.values: dict[str, dict[int, float]] = {WINNER: {}, SHIPPED: {}}  # by seed
         self.failed: dict[str, dict[int, str]] = {WINNER: {}, SHIPPED: {}}  # seed → why
+        self.deaths: Counter[int] = Counter()  # by number of the job
         self.jobs: list[Work] = []
         for seed in self.seeds:
             for who in (WINNER, SHIPPED):
-                fixed = {
-                    "work_dir": str(folder),
-                    "task": f"confirm-{who}",
-                    "epochs": self.optuna.optuna_epochs,
-                    "seed": seed,
-                }
+                fixed = {"work_dir": str(folder), "task": f"confirm-{who}", "epochs": epochs[who], "seed": seed}
                 point = (
                     {name: value for name, value in winner.point.items() if name != "seed"} if who == WINNER else None
                 )
@@ -72,12 +73,19 @@ class Confirmation:
         return False
 
     def end(self, work: Work, outcome: Outcome) -> None:
+        """Write down what came of a training; one whose process was killed waits to be run again."""
         who, seed = SHIPPED if work.point is None else WINNER, work.fixed["seed"]
+        self.deaths[work.number] += outcome.status == INTERRUPTED and not outcome.gracefully
+        killed = self.deaths[work.number]
         if outcome.status == COMPLETE and outcome.values:
             self.values[who][seed] = outcome.values[0]
             said = f"{self.optuna.metrics[0]} {outcome.values[0]:.4f}"
+        elif outcome.status == INTERRUPTED and killed < LIVES:
+            self.waiting.append(work)
+            said = _("interrupted")
         else:
-            said = self.failed[who][seed] = outcome.error or _("interrupted")
+            said = outcome.error or _("its process was killed {count} times", count=killed)
+            self.failed[who][seed] = said
         name = {WINNER: _("winner"), SHIPPED: _("shipped")}[who]
         self.log.info(_("confirm {who}, seed {seed}: {said}", who=name, seed=seed, said=said))
 

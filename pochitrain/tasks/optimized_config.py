@@ -13,6 +13,7 @@ from pochitrain.config.search import Dimension, Scalar
 from pochitrain.config.words import split_key
 from pochitrain.errors import ConfigError, Problem
 from pochitrain.locale import _
+from pochitrain.tasks.search_space import goal_settings
 
 
 def require_literals(config: Config) -> None:
@@ -39,7 +40,8 @@ def optimized_text(config: Config, point: Mapping[str, Scalar], path: Path, rema
             otherwise.
     """
     origin, current = config.origin, dict(config.origin.namespace)
-    values = {key: (repr(v), v) for key, v in origin.overrides.items() if key.partition(".")[0] != "optuna"}
+    given = {**origin.overrides, **goal_settings(config)}
+    values = {key: (repr(v), v) for key, v in given.items() if key.partition(".")[0] != "optuna"}
     for dimension in config.optuna.dimensions():
         if dimension.name in point:
             label = point[dimension.name]

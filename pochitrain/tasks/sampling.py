@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import warnings
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from copy import copy
 from importlib.util import find_spec
 from typing import Any
 
@@ -12,7 +14,7 @@ import optuna
 import sqlalchemy.exc
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.pruners import BasePruner
+from optuna.pruners import BasePruner, HyperbandPruner
 from optuna.samplers import BaseSampler
 from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial
@@ -71,16 +73,31 @@ def distribution(dimension: Dimension) -> BaseDistribution:
 
 
 def build_pruner(settings: Optuna) -> BasePruner:
-    """Return the pruner with Optuna's defaults; what has no default there is the guide's."""
+    """Return the pruner with Optuna's defaults; what has no default there is the guide's.
+
+    Only the first rung of successive halving is said: Optuna would take it from the first trial that is complete, and
+    until then compare nothing, so that a trial beside that one would enter the first rung at a later epoch.
+    """
     pruners: dict[str | None, Callable[[], BasePruner]] = {
         "MedianPruner": optuna.pruners.MedianPruner,
         "PercentilePruner": lambda: optuna.pruners.PercentilePruner(25.0),
-        "SuccessiveHalvingPruner": optuna.pruners.SuccessiveHalvingPruner,
-        "HyperbandPruner": lambda: optuna.pruners.HyperbandPruner(max_resource=settings.optuna_epochs),
+        "SuccessiveHalvingPruner": lambda: Brackets(max_resource=1, reduction_factor=4),  # one bracket
+        "HyperbandPruner": lambda: Brackets(max_resource=settings.optuna_epochs, reduction_factor=3),
         "NopPruner": optuna.pruners.NopPruner,
         None: optuna.pruners.NopPruner,
     }
     return pruners[settings.pruner]()
+
+
+def places(trials: Sequence[FrozenTrial]) -> dict[int, int]:
+    """Return number → place in the study: of one that is run again its old one, of what is no trial of its own none."""
+    own = [trial.number for trial in trials if not {"retry_of", "surplus"} & trial.user_attrs.keys()]
+    gone = not_counted(trials)
+    return {
+        trial.number: bisect_left(own, min([trial.number, *trial.user_attrs.get("retry_of", ())]))
+        for trial in trials
+        if trial.number not in gone
+    }
 
 
 def import_for_importances() -> None:
@@ -112,6 +129,29 @@ class GridSampler(BaseSampler):
         raise AssertionError("every dimension is sampled together with the others")
 
 
+class Brackets(HyperbandPruner):
+    """Optuna's Hyperband, from epoch 1 on; with a single bracket it is successive halving.
+
+    Optuna draws the bracket from a trial's number and lets every number compete. Here it is drawn from the place in the
+    study, and an earlier life of a trial competes no more: an interruption changes nothing.
+    """
+
+    def __init__(self, max_resource: int, reduction_factor: int) -> None:
+        super().__init__(min_resource=1, max_resource=max_resource, reduction_factor=reduction_factor)
+        self.places: dict[int, int] = {}
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        self.places = places(study.get_trials(deepcopy=False))
+        return super().prune(study, trial)
+
+    def _get_bracket_id(self, study: optuna.Study, trial: FrozenTrial) -> int:
+        if trial.number not in self.places:
+            return -1  # in no bracket
+        placed = copy(trial)
+        placed.number = self.places[trial.number]
+        return super()._get_bracket_id(study, placed)
+
+
 class Counted(BaseSampler):
     """Gives each trial a sampler of its own, whose seed follows from the study's seed and the trial's place in it.
 
@@ -129,10 +169,9 @@ class Counted(BaseSampler):
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         self.begun(trial._trial_id)
         trials = (self.study or study).get_trials(deepcopy=False)
-        first = min([trial.number, *trial.user_attrs.get("retry_of", ())])  # one that is run again has its old place
-        gone = not_counted(trials)
-        seed = key(self.seed, "suggest", first - sum(number < first for number in gone)) & 0xFFFFFFFF  # NumPy's limit
+        seed = key(self.seed, "suggest", places(trials)[trial.number]) & 0xFFFFFFFF  # NumPy's limit
         if self.grid is not None:
+            gone = not_counted(trials)
             tried = self.grid.numbers(other.params for other in trials if other.number not in gone)
             self.now = GridSampler(self.dimensions, self.grid, tried, seed)
         else:

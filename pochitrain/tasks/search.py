@@ -209,10 +209,15 @@ def method_notes(optuna: Optuna, study: Study) -> list[str]:
     notes = []
     dimensions = optuna.dimensions()
     if not dimensions:
-        notes.append(_("The search space is empty: all trials are the same training, which is done once"))
+        notes.append(
+            _("The search space is empty: all trials are the same training; one that has ended is not repeated")
+        )
     if study.grid is not None and study.grid_ends_at != optuna.n_trials:
-        counted = {"points": study.grid.count, "untried": study.untried, "total": study.total}
-        notes.append(_("The grid has {points} points, {untried} not tried yet: {total} trials in total", **counted))
+        now = max(0, study.total - (study.grid_ends_at - study.untried))
+        counted = {"points": study.grid.count, "untried": study.untried, "now": now}
+        notes.append(
+            _("The grid has {points} points, {untried} not tried yet; this search tries {now} of them", **counted)
+        )
     if optuna.sampler == "CmaEsSampler":
         names = ", ".join(d.name for d in dimensions if d.kind == "categorical")
         if names:

@@ -16,7 +16,7 @@ from pochitrain.config.fields import Settings, is_identity
 from pochitrain.config.identity import PARTS, canonical_settings, setting_readers
 from pochitrain.config.idle import idle_settings
 from pochitrain.config.inject import parameters
-from pochitrain.config.loader import InvalidConfig, replace_settings
+from pochitrain.config.loader import InvalidConfig, raw, replace_settings
 from pochitrain.config.mistakes import Where, class_weights_problem
 from pochitrain.config.schema import Config
 from pochitrain.config.search import Dimension, Scalar
@@ -46,6 +46,21 @@ def settings_of(dimensions: Sequence[Dimension], point: Mapping[str, Scalar]) ->
     return {d.name: d.value(point[d.name]) for d in dimensions if d.name in point}
 
 
+def goal_settings(config: Config) -> dict[str, Any]:
+    """Return the settings of a trial that follow from its goal: `best.pt` is to hold the epoch that gives its value.
+
+    {} when the file, or the search, says itself by what the best epoch is chosen, or writes a `min_delta` in the unit
+    of the default `monitor`; and when the goal is no metric that can be monitored.
+    """
+    stopping, metric = config.early_stopping, config.optuna.metrics[0]
+    searched = {"early_stopping", "early_stopping.monitor", "early_stopping.min_delta"} & {*config.optuna.search_space}
+    said = searched or {"monitor", "min_delta"} & stopping.model_fields_set
+    if said or metric == stopping.monitor or metric not in ("val_accuracy", "val_loss"):
+        return {}
+    known = raw(stopping) if config.adapter is not None else {}  # a member that is set hides the dict of an adapter
+    return {f"early_stopping.{name}": value for name, value in {**known, "monitor": metric}.items()}
+
+
 def check_space(config: Config, data: Data) -> list[str]:
     """Try the ends of every range and every choice; return what a reader should know.
 
@@ -54,8 +69,9 @@ def check_space(config: Config, data: Data) -> list[str]:
     """
     dimensions = config.optuna.dimensions()
     problems = [problem for dimension in dimensions for problem in _alone(config, dimension)]
+    problems += _same_setting([dimension.name for dimension in dimensions])
     problems += [problem for dimension in dimensions for problem in _unreadable_roots(config, dimension)]
-    made, classes = [config], data.classes
+    made, classes = [replace_settings(config, goal_settings(config))], data.classes
     if not problems and dimensions:
         attempts = [(point, _attempt(config, dimensions, point, classes)) for point in combinations(dimensions)]
         problems = _never_fitting(dimensions, attempts)
@@ -73,7 +89,7 @@ def check_space(config: Config, data: Data) -> list[str]:
     for trial in made if idle else ():
         told = idle_settings(trial)
         idle = [line for line in idle if line in told]
-    return [*idle, *(note for dimension in dimensions for note in _notes(config, dimension))]
+    return [*idle, *_of_another_epoch(made, data), *(n for dimension in dimensions for n in _notes(config, dimension))]
 
 
 def _require_no_globals(config: Config, trials: Sequence[Config]) -> None:
@@ -88,7 +104,7 @@ def _require_no_globals(config: Config, trials: Sequence[Config]) -> None:
     for trial in trials:
         for function, name in setting_readers(trial, names):
             there = function.__globals__
-            if "__pochi_source__" not in there and there[name] is not config.origin.namespace.get(name, config):
+            if "__pochi_config__" not in there and there[name] is not config.origin.namespace.get(name, config):
                 continue  # a module's own constant that happens to have this name
             code, called = function.__code__, function.__qualname__
             what = _("{part} reads {name} as a global, which is the file's in every trial", part=called, name=name)
@@ -147,6 +163,22 @@ def _alone(config: Config, dimension: Dimension) -> list[Problem]:
     return list(problems.values())
 
 
+def _same_setting(keys: Sequence[str]) -> list[Problem]:
+    """Return a problem for each key that another one takes the effect from: the later of two decides."""
+    problems = []
+    for earlier, later in itertools.combinations(keys, 2):
+        (name, members), (whole, inner) = split_key(earlier), split_key(later)
+        if name != whole or members[: len(inner)] != inner:
+            continue
+        named = {"earlier": earlier, "later": later}
+        what, mend = _("{earlier} and {later} are the same setting", **named), _("leave one of them out")
+        if members != inner:
+            what = _("{later} replaces {earlier}, which stands before it", **named)
+            mend = _("write {later} first, or leave one of them out", **named)
+        problems.append(Problem(what, f"optuna.search_space.{later}", mend))
+    return problems
+
+
 def counts_for_identity(key: str) -> bool:
     """Return whether a key of the search space is a setting that decides about the weights."""
     fields, (name, members) = dict(walk_settings()), split_key(key)
@@ -174,7 +206,8 @@ def _attempt(
 ) -> Config | list[Problem]:
     """Return the config of a trial at `point`, or why it cannot be."""
     try:
-        made = replace_settings(config, {"epochs": config.optuna.optuna_epochs, **settings_of(dimensions, point)})
+        fixed = {**goal_settings(config), "epochs": config.optuna.optuna_epochs}
+        made = replace_settings(config, {**fixed, **settings_of(dimensions, point)})
         canonical_settings(made)
         choose_device(made)
     except ConfigError as error:
@@ -327,6 +360,21 @@ def _unmatched_patterns(
     except ConfigError as error:
         return [Problem(p.what, "optuna.search_space", p.mend) for p in error.problems]
     return []
+
+
+def _of_another_epoch(trials: Sequence[Config], data: Data) -> list[str]:
+    """Return a note when the weights of trials are those of another epoch than their values."""
+    metric = trials[0].optuna.metrics[0]
+    monitors = {trial.early_stopping.monitor if data.val is not None else "train_loss" for trial in trials}
+    return [
+        _(
+            "The values of a trial are those of the epoch with the best {metric}, but its best.pt is that with the best"
+            " {monitor} (early_stopping.monitor)",
+            metric=metric,
+            monitor=monitor,
+        )
+        for monitor in sorted(monitors - {metric})
+    ]
 
 
 def _notes(config: Config, dimension: Dimension) -> list[str]:

@@ -27,7 +27,7 @@ from pochitrain.locale import _
 from pochitrain.reports.trials import COMPLETE, FAILED, INTERRUPTED, PRUNED
 from pochitrain.sinks.console import Log
 from pochitrain.tasks.prepare import plan
-from pochitrain.tasks.search_space import settings_of
+from pochitrain.tasks.search_space import goal_settings, settings_of
 from pochitrain.tasks.train import Trial, train
 
 READ_WITH_THE_DATA = ("train_data_root", "val_data_root", "val_fraction", "group_by", "on_bad_image", "num_classes")
@@ -80,8 +80,17 @@ class Trainer:
         self.dimensions = config.optuna.dimensions()
         self.data = {_data_key(config): data} if data is not None else {}
 
-    def run(self, work: Work, goes_on: Callable[[Record], bool], keeps: Callable[[History], bool]) -> Outcome:
+    def run(
+        self,
+        work: Work,
+        goes_on: Callable[[Record], bool],
+        keeps: Callable[[History], bool],
+        begins: Callable[[str, str], None] | None = None,
+    ) -> Outcome:
         """Train, and return what came of it, also when that is a failure of the trial.
+
+        Args:
+            begins: is told the id and the folder before the training begins, which may kill this process.
 
         Raises:
             DiskError: no other trial would fare better.
@@ -99,6 +108,9 @@ class Trainer:
         try:
             config = self.trial_config(work)
             data = self.data_of(config)
+            if begins is not None:
+                experiment = plan(config, data).experiment
+                begins(experiment.id, str(experiment.dir))
             log = Log(config.log_level, quiet=True)
             done = train(config, data=data, log=log, trial=Trial(ask, lambda history: not ended and keeps(history)))
             measured = measure(config, data) if set(MEASURED) & set(metrics) else {}
@@ -123,7 +135,7 @@ class Trainer:
     def trial_config(self, work: Work) -> Config:
         """Return the file's config with the suggested values over it."""
         suggested = {} if work.point is None else settings_of(self.dimensions, work.point)
-        return replace_settings(self._fresh(), {**work.fixed, **suggested})
+        return replace_settings(self._fresh(), {**goal_settings(self.config), **work.fixed, **suggested})
 
     def data_of(self, config: Config) -> Data:
         """Return the data of a trial: what was read for another one, when both ask for the same."""

@@ -68,6 +68,8 @@ class Worker:
     process: Any
     pipe: Connection
     work: Work | None = None
+    experiment: str = ""  # id and folder of the training that it has begun
+    folder: str = ""
     told_to_stop: bool = False
     ready: bool = False  # it has shown that it can train
 
@@ -187,8 +189,9 @@ class Workers:
             worker.pipe.send(work)
         except OSError:  # it died while it was idle
             self._replace(place, source)
-            self.workers[place].pipe.send(work)
-        self.workers[place].work = work
+            worker = self.workers[place]
+            worker.pipe.send(work)
+        worker.work, worker.experiment, worker.folder = work, "", ""
 
     def _hear(self, source: Source, place: int, request: StopRequest) -> None:
         worker = self.workers[place]
@@ -201,9 +204,13 @@ class Workers:
             if not stopping:
                 self._replace(place, source)
             worker.work = None
-            source.end(work, Outcome(INTERRUPTED, gracefully=stopping))
+            there = os.path.isdir(worker.folder)
+            name, folder = (worker.experiment, worker.folder) if there else ("", "")
+            source.end(work, Outcome(INTERRUPTED, experiment=name, folder=folder, gracefully=stopping))
             return
-        if kind == "record":
+        if kind == "begins":
+            worker.experiment, worker.folder = message
+        elif kind == "record":
             self._answer(worker, source.goes_on(work, message))
         elif kind == "history":
             self._answer(worker, source.keeps(work, message))
@@ -308,9 +315,12 @@ def _serve(pipe: Connection, start: Start) -> None:
 
         return asked
 
+    def begins(name: str, folder: str) -> None:
+        pipe.send(("begins", (name, folder)))
+
     while (work := pipe.recv()) is not None:
         try:
-            outcome = trainer.run(work, ask("record"), ask("history"))
+            outcome = trainer.run(work, ask("record"), ask("history"), begins)
         except DiskError as error:
             pipe.send(("error", Refusal(type(error), error.problems)))
         else:

@@ -222,3 +222,13 @@ def test_the_winner_of_several_objectives_is_the_best_by_the_first() -> None:
     own = StudyView("s", ["val_accuracy", "latency_ms"], ["maximize", "minimize"], [], rows, (0, 1))
     assert own.winner == rows[1]
     assert [each.number for each in own.ranked()] == [1, 0, 2]
+
+
+def test_the_cards_of_several_objectives_claim_no_best(tmp_path: Path) -> None:
+    """The winner is the best by the first metric: another trial may be better by the second."""
+    rows = [TrialRow(n, COMPLETE, values) for n, values in enumerate([[50.0, 1.0], [60.0, 2.0]])]
+    own = StudyView("s", ["val_accuracy", "latency_ms"], ["maximize", "minimize"], [], rows, (0, 1))
+    cards = re.findall(r"<dt>(.*?)</dt><dd>(.*?)<small>", pages(tmp_path, own)["optimization_history"])
+    assert cards[:3] == [("val_accuracy of trial 1", "60"), ("latency_ms of trial 1", "2"), ("complete", "2")]
+    cards = re.findall(r"<dt>(.*?)</dt>", pages(tmp_path, view())["optimization_history"])
+    assert cards[:2] == ["best val_accuracy", "complete"]

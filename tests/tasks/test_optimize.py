@@ -28,14 +28,14 @@ from pochitrain.data.source import load_data
 from pochitrain.errors import ConfigError, DiskError, StoppedError
 from pochitrain.experiment import find_experiments, read_manifest
 from pochitrain.history import TIMING
-from pochitrain.reports.trials import COMPLETE, FAILED, PRUNED, TrialRow
+from pochitrain.reports.trials import COMPLETE, FAILED, INTERRUPTED, PRUNED, TrialRow
 from pochitrain.sinks.console import Log
 from pochitrain.tasks.confirm import Confirmation, gain_interval
 from pochitrain.tasks.made_of import made_of
 from pochitrain.tasks.optimize import Searched
 from pochitrain.tasks.search import Search
 from pochitrain.tasks.study import open_study
-from pochitrain.tasks.trial import Outcome, Work
+from pochitrain.tasks.trial import Outcome, Trainer, Work
 from pochitrain.tasks.workers import Workers, device_of, import_ahead
 from tests.conftest import TINY, make_images, pochi
 
@@ -403,7 +403,11 @@ def test_a_trial_that_kills_every_process_has_failed(
     found = optimize(load_config(write_config(KILLED.format(seeds=[1, 2, 4, 5, 6], always=True) + goal)))
     assert len(found.rows) == 3
     assert {row.state for row in found.rows} <= {COMPLETE, FAILED}
-    assert {row.error for row in found.rows if row.state == FAILED} == {"its process was killed 3 times"}
+    failed = [row for row in found.rows if row.state == FAILED]
+    assert {row.error for row in failed} == {"its process was killed 3 times"}
+    assert {(row.experiment, Path(row.folder)) for row in failed} <= {
+        (info.experiment.id, info.experiment.dir) for info in find_experiments(found.folder)
+    }
 
 
 SLOW = """
@@ -765,11 +769,17 @@ def test_workers_take_the_gpus_in_turn() -> None:
 
 
 def test_the_winner_is_confirmed_with_new_seeds(
-    write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Also when the process of one of these trainings is killed: it is run again."""
+    monkeypatch.chdir(tmp_path)
     lines = """
+import os, signal
 def train_epoch(run, epoch):
     noise = run.config.seed % 3
+    if run.config.task == "confirm-shipped" and noise == 2 and not os.path.exists("died"):
+        open("died", "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
     return {"train_loss": 100 * run.config.learning_rate + noise, "train_accuracy": 0.0}
 """
     space = {"learning_rate": {"type": "float", "low": 0.1, "high": 0.9}}
@@ -778,6 +788,7 @@ def train_epoch(run, epoch):
     path = write_config(lines + "learning_rate = 0.5\n" + optuna(space, **goal))
     found = optimize(load_config(path))
     told = statistics(found.folder)["confirmation"]
+    assert (tmp_path / "died").exists()
     assert told["of"]["seeds"] == [43, 44, 45]
     assert told["shipped"]["values"] == [51.0, 52.0, 50.0]
     assert found.best is not None
@@ -836,6 +847,40 @@ def test_a_seed_in_which_the_winner_fails_confirms_nothing(
     assert told["shipped"]["values"] == [43.0, 44.0, 45.0]
     assert (told["confirmed"], told["gain_interval"]) == (False, None)
     assert told["verdict"] == "Not confirmed: with new seeds a training failed (seed 44)."
+
+
+def test_a_confirming_training_that_kills_every_process_has_failed(
+    write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = {"learning_rate": {"type": "float", "low": 0.1, "high": 0.9}}
+    config = load_config(write_config(optuna(space, confirm_seeds=2)))
+    confirmation = Confirmation(config, TrialRow(7, COMPLETE, point={"learning_rate": 0.5}), [], tmp_path, Log("info"))
+    begun = []
+    while work := confirmation.next():
+        begun.append(work.number)
+        kills = work is confirmation.jobs[0]
+        confirmation.end(work, Outcome(INTERRUPTED) if kills else Outcome(COMPLETE, values=[1.0]))
+    assert (sorted(begun), confirmation.over()) == ([0, 0, 0, 1, 2, 3], True)
+    assert confirmation.failed["winner"] == {43: "its process was killed 3 times"}
+    assert confirmation.result()["winner"]["values"] == [None, 1.0]
+    assert capsys.readouterr().out.count("confirm winner, seed 43: interrupted\n") == 2
+
+
+def test_the_files_own_setting_is_confirmed_with_its_own_epochs(write_config: WriteConfig, tmp_path: Path) -> None:
+    """Which they are, when the search may change them."""
+    rate = {"learning_rate": {"type": "float", "low": 0.1, "high": 0.9}}
+    searched = {**rate, "epochs": {"type": "int", "low": 3, "high": 9}}
+    for space, point, expected in (
+        (rate, {"learning_rate": 0.5}, {"winner": 2, "shipped": 2}),
+        (searched, {"learning_rate": 0.5, "epochs": 8}, {"winner": 8, "shipped": 5}),
+    ):
+        config = load_config(write_config("epochs = 5\n" + optuna(space, confirm_seeds=1)))
+        winner = TrialRow(7, COMPLETE, point=dict(point))
+        confirmation = Confirmation(config, winner, [], tmp_path, Log("info"))
+        trainer = Trainer(config)
+        made = [trainer.trial_config(job) for job in confirmation.jobs]
+        assert {str(each.task).removeprefix("confirm-"): each.epochs for each in made} == expected
+        assert confirmation.of["epochs"] == expected["shipped"]
 
 
 def test_the_interval_of_a_gain() -> None:

@@ -16,6 +16,7 @@ from pochitrain.config.search import choice_labels
 from pochitrain.errors import ConfigError
 from pochitrain.tasks.optimized_config import optimized_text, require_literals
 from pochitrain.tasks.search_space import settings_of
+from pochitrain.tasks.trial import Trainer, Work
 
 WriteConfig = Callable[..., Path]
 
@@ -67,6 +68,21 @@ optuna = {{"search_space": {space!r}}}
     assert "early_stopping = {'patience': 5}\n" in text
     assert "optimizer_params = {'momentum': 0.25}\n" in text
     assert "'layer_rates': {**layer_wise_lr_config['layer_rates'], '1.weight': 0.75}" in text
+
+
+def test_the_best_epoch_is_chosen_by_the_goal(write_config: WriteConfig) -> None:
+    """With what the file, its adapter, the command line and the search say of early stopping."""
+    space = {"early_stopping.patience": {"type": "int", "low": 2, "high": 5}}
+    goal = f"optuna = {{'direction': 'minimize', 'search_space': {space!r}}}\n"
+    lines = "def adapter():\n    return {'early_stopping': {'enabled': True}}\n"
+    overrides = {"early_stopping.patience": 9, "seed": 3}
+    for path, given in ((write_config(goal + lines), {}), (write_config(goal), overrides)):
+        config = load_config(path, given)
+        _text, target = rewritten(path, given)
+        trial = Trainer(config).trial_config(Work(0, {"early_stopping.patience": 5}, {}))
+        found = load_config(target).early_stopping
+        assert found == trial.early_stopping
+        assert (found.monitor, found.patience, found.min_delta) == ("val_loss", 5, 0.0)
 
 
 OBJECTS = """

@@ -124,6 +124,35 @@ def test_a_pattern_may_hold_dots() -> None:
     assert split_key("scheduler_gamma") == ("scheduler_params", ["gamma"])
 
 
+@pytest.mark.parametrize(
+    ("keys", "what", "mend"),
+    [
+        (
+            ("scheduler_gamma", "scheduler_params.gamma"),
+            "scheduler_gamma and scheduler_params.gamma are the same setting",
+            "leave one of them out",
+        ),
+        (
+            ("scheduler_gamma", "scheduler_params"),
+            "scheduler_params replaces scheduler_gamma, which stands before it",
+            "write scheduler_params first, or leave one of them out",
+        ),
+    ],
+)
+def test_one_setting_under_two_keys(check: Check, keys: tuple[str, str], what: str, mend: str) -> None:
+    values = {"scheduler_params": choices({"gamma": 0.5}, {"gamma": 0.6})}
+    space = {key: values.get(key, floats(0.5, 0.9)) for key in keys}
+    with pytest.raises(ConfigError) as error:
+        check(space, "scheduler = 'ExponentialLR'")
+    assert [(problem.what, problem.mend) for problem in error.value.problems] == [(what, mend)]
+    assert error.value.problems[0].where.endswith(f"optuna.search_space.{keys[1]}")
+
+
+def test_a_member_after_its_dict_is_searched_in_it(check: Check) -> None:
+    params = choices({"step_size": 1}, {"step_size": 2})
+    assert check({"scheduler_params": params, "scheduler_gamma": floats(0.5, 0.9)}, "scheduler = 'StepLR'") == []
+
+
 def test_every_mistake_at_once(check: Check) -> None:
     space = {"lerning_rate": floats(0.1, 0.2), "batch_size": choices(0), "task": choices("a")}
     with pytest.raises(ConfigError) as error:
@@ -233,7 +262,28 @@ def test_what_the_file_lacks_the_search_may_give(check: Check) -> None:
 def test_what_cannot_change_the_result_is_said(check: Check) -> None:
     space = {"num_workers": choices(0, 2), "epochs": {"type": "int", "low": 1, "high": 9}}
     assert check(space) == ["num_workers leaves the weights as they are: it cannot change val_accuracy"]
-    assert check(space, metric="seconds", direction="minimize") == []
+    assert not any("num_workers" in note for note in check(space, metric="seconds", direction="minimize"))
+
+
+def test_weights_of_another_epoch_than_the_value_are_told(check: Check) -> None:
+    loss, rate = {"direction": "minimize"}, {"learning_rate": floats(0.1, 0.2)}
+    note = (
+        "The values of a trial are those of the epoch with the best {}, but its best.pt is that with the best {}"
+        " (early_stopping.monitor)"
+    )
+    stopping = "early_stopping = {'enabled': True, 'patience': 1"
+    assert check(rate) == check(rate, **loss) == check({}, **loss) == check(rate, stopping + "}", **loss) == []
+    written = stopping + ", 'monitor': 'val_accuracy'}"
+    assert check(rate, written, **loss) == [note.format("val_loss", "val_accuracy")]
+    assert check({}, stopping + ", 'min_delta': 1.0}", **loss) == [note.format("val_loss", "val_accuracy")]
+    assert check(rate, stopping + ", 'monitor': 'val_loss'}") == [note.format("val_accuracy", "val_loss")]
+    searched = {"early_stopping.monitor": choices("val_loss", "val_accuracy")}
+    assert check(searched, **loss) == [note.format("val_loss", "val_accuracy")]
+    gap = {"metric": "train_loss", "direction": "minimize"}
+    assert check(rate, **gap) == [note.format("train_loss", "val_accuracy")]
+    assert check(rate, "val_data_root = None", **gap) == []
+    both = {"metric": ["val_loss", "parameters"], "direction": ["minimize", "minimize"]}
+    assert check(rate, **both) == []
 
 
 def test_combinations_hold_every_extreme(write_config: WriteConfig) -> None:

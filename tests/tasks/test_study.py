@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import sqlite3
 import threading
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from pochitrain import load_config
 from pochitrain.config.search import read_dimension
@@ -138,8 +139,10 @@ def test_a_grid_that_grew_is_walked_to_its_end(opened: Open, tmp_path: Path) -> 
     assert sorted(point["learning_rate"] for point in search(own)) == pytest.approx([0.0225, 0.035, 0.0475, 0.06])
     assert opened(**stored, search_space=wider).ask() is None
     few = opened(**{**stored, "n_trials": 5}, search_space={"learning_rate": {**wider["learning_rate"], "high": 0.08}})
-    assert "The grid has 5 points, 4 not tried yet: 5 trials in total" in method_notes(few.settings, few)
-    assert method_notes(own.settings, own) == ["The grid has 5 points, 4 not tried yet: 11 trials in total"]
+    assert "The grid has 5 points, 4 not tried yet; this search tries 0 of them" in method_notes(few.settings, few)
+    assert method_notes(own.settings, own) == ["The grid has 5 points, 4 not tried yet; this search tries 4 of them"]
+    more = opened(**{**stored, "n_trials": 14}, search_space=few.settings.search_space)
+    assert "The grid has 5 points, 4 not tried yet; this search tries 3 of them" in method_notes(more.settings, more)
 
 
 def test_a_grid_of_a_billion_points_is_never_whole(opened: Open) -> None:
@@ -157,13 +160,13 @@ def test_a_grid_of_a_billion_points_is_never_whole(opened: Open) -> None:
 
 
 def run_curves(own: Study, curves: list[list[float]]) -> list[int]:
-    """Run trials with these values epoch by epoch; return after how many epochs each ended."""
+    """Run trials with these values epoch by epoch, from where they were; return after how many epochs each ended."""
     lengths = []
     for curve in curves:
         suggestion = own.ask()
         assert suggestion is not None
-        length = 0
-        for value in curve:
+        length = len(suggestion.epochs)
+        for value in curve[length:]:
             length += 1
             if not own.report(suggestion, length, value, last=length == len(curve)):
                 break
@@ -195,6 +198,51 @@ def test_a_pruner_ends_what_is_hopeless(opened: Open, pruner: str | None, prunes
     assert (min(lengths[10:]) < 9) == prunes
     pruned = [row for row in own.rows() if row.state == PRUNED]
     assert all(row.epochs == {n: float(n) for n in range(1, max(row.epochs) + 1)} for row in pruned if row.number >= 10)
+
+
+def test_successive_halving_compares_the_same_epochs_of_trials_side_by_side(opened: Open) -> None:
+    """The best of all at epoch 1 goes on, also when another one began before anything was complete."""
+    own = opened(pruner="SuccessiveHalvingPruner", n_trials=3, n_jobs=2, optuna_epochs=9)
+    first, beside = own.ask(), own.ask()
+    assert first is not None
+    assert beside is not None
+    for epoch in (1, 2, 3):
+        assert own.report(first, epoch, 10.0 * epoch, last=epoch == 3)
+        assert own.report(beside, epoch, 12.0 * epoch, last=False)
+    finish(own, first, 30.0)
+    assert own.report(beside, 4, 48.0, last=False)
+    third = own.ask()
+    assert third is not None
+    assert own.report(third, 1, 13.0, last=False)
+    assert not own.report(third, 4, 47.0, last=False)
+
+
+@pytest.mark.parametrize("pruner", ["SuccessiveHalvingPruner", "HyperbandPruner"])
+def test_an_interruption_changes_no_pruning(opened: Open, pruner: str) -> None:
+    drawn = random.Random(0)
+    curves = [[start + n for n in range(9)] for start in (drawn.random() * 100 for _trial in range(40))]
+    settings = {"pruner": pruner, "n_trials": 40, "optuna_epochs": 9, "sampler": "RandomSampler"}
+    straight = run_curves(opened(**settings), curves)
+    assert {1, 9} < set(straight)
+    own, lengths = opened(**settings), []
+    for curve in curves:
+        first = own.ask()
+        assert first is not None
+        if own.report(first, 1, curve[0], last=False) and own.report(first, 2, curve[1], last=False):
+            own.end(first, Outcome(INTERRUPTED, gracefully=True))
+            lengths += run_curves(own, [curve])
+        else:
+            lengths.append(len(first.epochs))
+            own.end(first, Outcome(PRUNED, []))
+    assert lengths == straight
+
+
+def test_the_place_of_a_trial_in_the_study() -> None:
+    marks = [{}, {}, {"retry_of": [0]}, {"surplus": True}, {}, {"retry_of": [0, 2]}, {"retry_of": [1]}, {}]
+    trials = [create_trial(state=TrialState.FAIL, user_attrs=attributes) for attributes in marks]
+    for number, trial in enumerate(trials):
+        trial.number = number
+    assert sampling.places(trials) == {4: 2, 5: 0, 6: 1, 7: 3}
 
 
 @pytest.mark.parametrize("pruner", ["MedianPruner", "SuccessiveHalvingPruner", "HyperbandPruner"])

@@ -22,6 +22,7 @@ from pochitrain.engine.checkpoint import load_weights
 from pochitrain.experiment import Experiment, lock
 from pochitrain.history import TIMING, History, best_epoch
 from pochitrain.reports.trials import COMPLETE, FAILED, INTERRUPTED, PRUNED
+from pochitrain.tasks.optimized_config import optimized_text
 from pochitrain.tasks.search_space import FIXED, check_space, counts_for_identity
 from pochitrain.tasks.trial import Trainer, Work, check_metrics, objective
 from tests.conftest import make_images
@@ -256,6 +257,45 @@ def test_without_suggestions_a_trial_is_a_training_to_the_bit(
     assert all(torch.equal(ours["model"][name], theirs["model"][name]) for name in theirs["model"])
     assert ours["epoch"] == theirs["epoch"] == best_epoch(trained.history, "val_accuracy")
     assert torch.equal(ours["confusion_matrix"], theirs["confusion_matrix"])
+
+
+APART = """
+def train_epoch(run, epoch):  # always one class: all accuracies are equal, and the loss is the lowest in epoch 2
+    with torch.no_grad():
+        run.model[-1].weight.zero_()
+        run.model[-1].bias.copy_(torch.tensor([abs(epoch - 2.0), 0.0, 0.0]))
+    return {"train_loss": 1.0, "train_accuracy": 0.0}
+optuna = {"direction": "minimize"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("lines", "kept", "epochs"),
+    [
+        ("", 2, 4),
+        ("early_stopping = {'enabled': True, 'patience': 1}", 2, 3),
+        ("early_stopping = {'monitor': 'val_accuracy'}", 1, 4),
+        ("early_stopping = {'min_delta': 5.0}", 1, 4),  # percent points: the file means the accuracy
+        ("optuna['direction'] = 'maximize'", 1, 4),
+    ],
+)
+def test_the_weights_are_those_of_the_value(
+    write_config: WriteConfig,
+    trainer: Callable[..., tuple[Trainer, dict[str, Any]]],
+    lines: str,
+    kept: int,
+    epochs: int,
+) -> None:
+    own, fixed = trainer(APART + lines, epochs=4)
+    outcome = own.run(Work(0, {}, fixed), always, lambda history: True)
+    assert len(outcome.history) == epochs
+    assert load_weights(Path(outcome.folder) / "best.pt")["epoch"] == kept
+    written = Path(outcome.folder) / "optimized_config.py"
+    written.write_text(optimized_text(own.config, {}, written, "Trial 0"))
+    trained = train(load_config(written, {"epochs": 4, "task": "again"}))
+    assert untimed(trained.history) == untimed(outcome.history)
+    assert load_weights(trained.experiment.best_pt)["epoch"] == kept
+    assert trained.experiment.id == outcome.experiment
 
 
 def test_one_trial_leaves_nothing_to_the_next(trainer: Callable[..., tuple[Trainer, dict[str, Any]]]) -> None:
