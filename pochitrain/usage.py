@@ -67,4 +67,8 @@ def usage_problem(error: Any) -> Problem:
     mend = _("see {command} --help", command=command) if command else ""
     if near := re.search(r"(?:Did you mean|Possible options:) (.+?)[?)]", message):
         mend = _("did you mean {near}?", near=near[1].replace("'", ""))
-    return Problem(_WORDS[found.re.pattern](**found.groupdict()), command, mend)
+    words = found.groupdict()
+    takes_config = command and any("--config" in parameter.opts for parameter in error.ctx.command.params)
+    if takes_config and words.get("names", "").endswith(".py"):
+        mend = f"{command} --config {words['names']}"
+    return Problem(_WORDS[found.re.pattern](**words), command, mend)

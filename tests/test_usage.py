@@ -18,6 +18,7 @@ CASES = {
     "train -x": "There is no option -x | where: pochi train | mend: see pochi train --help",
     "infer": "experiment is missing | where: pochi infer | mend: see pochi infer --help",
     "train a b": "Not understood: a b | where: pochi train | mend: see pochi train --help",
+    "train my.py": "Not understood: my.py | where: pochi train | mend: pochi train --config my.py",
     "train --epochs": "--epochs needs a value",
     "train --debug=3": "--debug takes no value",
     "train --epochs x": "--epochs takes an integer | where: pochi train | mend: see pochi train --help",

@@ -18,6 +18,7 @@ from pochitrain.data.decode import display_name
 from pochitrain.data.loaders import Loader
 from pochitrain.data.reading import Failure, Samples
 from pochitrain.engine.feed import choose_workers, decoding_threads, image_bytes, images_ahead
+from pochitrain.engine.memory import keep_freed_memory
 from pochitrain.engine.run import PRECISIONS, set_tf32
 from pochitrain.errors import DataError, OutOfMemoryError
 from pochitrain.locale import _
@@ -193,6 +194,7 @@ def _answering(
     model: nn.Module, device: torch.device, precision: str, tta: bool, channels_last: bool
 ) -> Callable[[Tensor], Tensor]:
     """Return images (n, 3, H, W) → logits (n, K) in fp32 on the device; nothing waits for the device."""
+    keep_freed_memory()
     set_tf32(precision)
     model = model.to(device).eval()
     if channels_last:

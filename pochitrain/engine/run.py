@@ -18,6 +18,7 @@ from pochitrain.data.source import Data
 from pochitrain.engine.checks import Sizes, check_loss, check_outputs, wrong_in_bf16
 from pochitrain.engine.feed import build_loader, example
 from pochitrain.engine.gradients import GradientNorms
+from pochitrain.engine.memory import keep_freed_memory
 from pochitrain.errors import ConfigError
 from pochitrain.history import Record
 from pochitrain.locale import _
@@ -213,6 +214,7 @@ def build_run(config: Config, data: Data, *, precision: str | None = None) -> Ru
     Raises:
         ConfigError: device, model, weights or transforms do not work; DataError: the first images do not.
     """
+    keep_freed_memory()
     device = choose_device(config)
     weights = resolve_class_weights(config, data.counts)
     make_deterministic(config)
