@@ -2,12 +2,15 @@
 
 An image from the cache is an array. To cut or turn it needs no copy, while a PIL image of it costs more than the flip
 of a small image, and at 12 megapixels more than the crop is worth. Only `resize` stays Pillow's.
+
+To draw needs the size of an image and not its pixels, and must happen in order; the rest may happen in any thread.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,8 +23,34 @@ from torchvision.transforms.v2 import functional as F
 
 from pochitrain.data.store import Pixels
 
-ArrayStep = Callable[[Pixels], Pixels]  # (H, W, 3) of 8 bits → the same; the result may share memory with the argument
+Size = tuple[int, int]  # height, width
+Change = Callable[[Pixels], Pixels]  # (H, W, 3) of 8 bits → the same; the result may share memory with the argument
 _TRIALS = 16  # draws of a step that are compared
+
+
+@dataclass(frozen=True)
+class ArrayStep:
+    """A step of a transform in two parts."""
+
+    draw: Callable[
+        [Size], tuple[Change, Size]
+    ]  # size of an image → what is done to its pixels, and the size after that
+    slow: bool = False  # what is done is worth the way to another thread
+
+
+def draw(steps: Sequence[ArrayStep], size: Size) -> Change:
+    """Draw for an image of this size; return what is done to its pixels, in whatever thread."""
+    changes = []
+    for step in steps:
+        change, size = step.draw(size)
+        changes.append(change)
+
+    def all_of_them(image: Pixels) -> Pixels:
+        for change in changes:
+            image = change(image)
+        return image
+
+    return all_of_them
 
 
 def on_arrays(steps: Sequence[Any]) -> tuple[ArrayStep, ...]:
@@ -47,45 +76,56 @@ def on_arrays(steps: Sequence[Any]) -> tuple[ArrayStep, ...]:
 def _flip(step: Any, turned: tuple[slice, ...]) -> ArrayStep:
     below = float(np.float32(step.p))  # as the step compares
 
-    def flip(image: Pixels) -> Pixels:
-        return image[turned] if torch.rand(1).item() < below else image
+    def draw(size: Size) -> tuple[Change, Size]:
+        return (lambda image: image[turned]) if torch.rand(1).item() < below else _as_it_is, size
 
-    return flip
+    return ArrayStep(draw)
 
 
 def _resized_crop(step: Any) -> ArrayStep:
-    def crop(image: Pixels) -> Pixels:
+    def draw(size: Size) -> tuple[Change, Size]:
         if isinstance(step, v2.RandomResizedCrop):
-            place = step.make_params([_shape(image)])
+            place = step.make_params([_image_of(size)])
             top, left, height, width = (place[name] for name in ("top", "left", "height", "width"))
         else:
-            top, left, height, width = step.get_params(_shape(image), step.scale, step.ratio)
-        cut = Image.fromarray(np.ascontiguousarray(image[top : top + height, left : left + width]))
-        return np.asarray(F.resize(cut, step.size, step.interpolation))
+            top, left, height, width = step.get_params(_image_of(size), step.scale, step.ratio)
 
-    return crop
+        def change(image: Pixels) -> Pixels:
+            cut = Image.fromarray(np.ascontiguousarray(image[top : top + height, left : left + width]))
+            return np.asarray(F.resize(cut, step.size, step.interpolation))
+
+        return change, tuple(step.size)
+
+    return ArrayStep(draw, slow=True)
 
 
 def _crop(step: Any) -> ArrayStep | None:
     # Filled with one byte, an int: v2 also knows a filling for each kind of input.
     if step.pad_if_needed or step.padding_mode != "constant" or type(step.fill) is not int or not 0 <= step.fill < 256:
         return None
-    if isinstance(step, v2.RandomCrop):
+    sides = [0] * 4 if step.padding is None or isinstance(step, v2.RandomCrop) else _four(step.padding)
 
-        def crop(image: Pixels) -> Pixels:
-            place = step.make_params([_shape(image)])
-            padded = _padded(image, place["padding"], step.fill) if place["needs_pad"] else image
-            return padded[place["top"] :, place["left"] :][: place["height"], : place["width"]]
+    def draw(size: Size) -> tuple[Change, Size]:
+        if isinstance(step, v2.RandomCrop):
+            place = step.make_params([_image_of(size)])
+            padding = place["padding"] if place["needs_pad"] else [0] * 4
+            top, left, height, width = (place[name] for name in ("top", "left", "height", "width"))
+        else:
+            padding = sides
+            padded = size[0] + sides[1] + sides[3], size[1] + sides[0] + sides[2]
+            top, left, height, width = step.get_params(_image_of(padded), step.size)
 
-        return crop
-    sides = _four(step.padding)
+        def change(image: Pixels) -> Pixels:
+            wider = _padded(image, padding, step.fill) if any(padding) else image
+            return wider[top : top + height, left : left + width]
 
-    def crop_v1(image: Pixels) -> Pixels:
-        padded = _padded(image, sides, step.fill) if step.padding is not None else image
-        first, column, height, width = step.get_params(_shape(padded), step.size)
-        return padded[first : first + height, column : column + width]
+        return change, (height, width)
 
-    return crop_v1
+    return ArrayStep(draw)
+
+
+def _as_it_is(image: Pixels) -> Pixels:
+    return image
 
 
 def _padded(image: Pixels, sides: Sequence[int], fill: int) -> Pixels:
@@ -101,9 +141,9 @@ def _four(padding: Any) -> list[int]:
     return (given * (4 // len(given)))[:4]
 
 
-def _shape(image: Pixels) -> Tensor:
-    """Return something of this height and width for a step to draw by; it holds no pixels."""
-    return torch.empty(()).expand(3, *image.shape[:2])
+def _image_of(size: Size) -> Tensor:
+    """Return something of this size for a step to draw by; it holds no pixels."""
+    return torch.empty(()).expand(3, *size)
 
 
 _TWINS: dict[type, Callable[[Any], ArrayStep | None]] = {
@@ -124,13 +164,17 @@ def _agree(step: Any) -> bool:
         step = copy.copy(step)
         step.size = [40, 50]
     twin = _TWINS[type(step)](step)
+    assert twin is not None
     height, width = step.size if isinstance(step, (v1.RandomCrop, v2.RandomCrop)) else (40, 50)
     array = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (height + 5, width + 9, 3), dtype=np.uint8)
     image = Image.fromarray(array)
     with torch.random.fork_rng(devices=[]):
         for seed in range(_TRIALS):
             results = []
-            pairs: tuple[tuple[Any, Any], ...] = ((step, image), (twin, array))
+            pairs: tuple[tuple[Any, Any], ...] = (
+                (step, image),
+                (lambda given: draw([twin], given.shape[:2])(given), array),
+            )
             for apply, given in pairs:
                 torch.default_generator.manual_seed(seed)
                 try:

@@ -18,7 +18,7 @@ from torchvision import transforms as v1
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from pochitrain.data.drawing import ArrayStep, on_arrays
+from pochitrain.data.drawing import ArrayStep, Size, draw, on_arrays
 from pochitrain.data.store import Pixels
 
 Step = Callable[[Any], Any]
@@ -65,13 +65,31 @@ class Plan:
         Args:
             image: what `prepare` gave; where there are `arrays`, its pixels (H, W, 3) do as well.
         """
-        each = self.each
         if isinstance(image, np.ndarray):
-            pixels, each = _applied(self.arrays, image), each[len(self.arrays) :]
-            if not each and self.finish is not None and self.finish.takes_pil:
+            return self.drawn((image.shape[0], image.shape[1]))(image)
+        return self._rest(_applied(self.each, image))
+
+    def drawn(self, size: Size) -> Callable[[Pixels], Any]:
+        """Draw what `arrays` draw for an image of this size; return what does the rest of `draw` with its pixels.
+
+        In whatever thread, when `arrays` do all of `each`.
+        """
+        change, rest = draw(self.arrays, size), self.each[len(self.arrays) :]
+
+        def finished(pixels: Pixels) -> Any:
+            pixels = change(pixels)
+            if not rest and self.finish is not None and self.finish.takes_pil:
                 return torch.from_numpy(pixels.copy())  # of its own, and in order
-            image = Image.fromarray(np.ascontiguousarray(pixels))
-        image = _applied(each, image)
+            return self._rest(_applied(rest, Image.fromarray(np.ascontiguousarray(pixels))))
+
+        return finished
+
+    @property
+    def all_on_arrays(self) -> bool:
+        """Whether `arrays` do all that is drawn."""
+        return len(self.arrays) == len(self.each) > 0
+
+    def _rest(self, image: Any) -> Any:
         if self.finish is None:
             return image
         accepted = self.finish.accept(image)

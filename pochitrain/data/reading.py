@@ -7,6 +7,7 @@ augmentation follows from (seed, epoch, index) alone.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -24,9 +25,10 @@ from torch.utils.data import Dataset
 
 from pochitrain.config.source import is_user_code
 from pochitrain.data.decode import decode_image, decode_pixels
+from pochitrain.data.drawing import Size
 from pochitrain.data.own import label_number
 from pochitrain.data.pipeline import Finish, Plan, from_pixels, plan_of, to_pixels
-from pochitrain.data.store import KINDS, Place, Store
+from pochitrain.data.store import KINDS, Pixels, Place, Store
 from pochitrain.errors import DataError
 from pochitrain.locale import _
 from pochitrain.randomness import seed_everything, seed_torch
@@ -111,7 +113,7 @@ class Samples(Dataset[Any]):
 
     def __getitems__(self, positions: Sequence[tuple[int, int]]) -> Batch:
         """Return a batch; `Plan.finish` is left to whoever has it on the device of the model."""
-        return self._stored_batch(positions) or collate([self._sample(*p) for p in positions], self.plan)
+        return self._stored_batch(positions) or collate(self._samples(positions), self.plan)
 
     def prepare(self, index: int) -> Any:
         """Return the image after the steps that are the same in every epoch, and keep it. Safe in threads.
@@ -158,17 +160,59 @@ class Samples(Dataset[Any]):
             image = self.ahead.take(index) if self.ahead else self.prepare(index)
             if self.plan.each:
                 self._seed(epoch, index)
-            return self.plan.draw(image), self.labels[index], index
+            return self._labelled(index, self.plan.draw(image))
         except Exception as error:  # whatever a user's transform or data set raises is told with its sample
-            if isinstance(error, DataError):
-                return Failure(index, error.problems[0].what, error.problems[0].mend)
-            return Failure(index, f"{type(error).__name__}: {' '.join(str(error).split())}")
+            return _failure(index, error)
         finally:
             self.at[self.place] = -1
 
+    def _samples(self, positions: Sequence[tuple[int, int]]) -> list[Sample | Failure]:
+        """Return the samples of a batch: drawn one after the other, made side by side where that is worth it."""
+        ahead, plan = self.ahead, self.plan
+        if ahead is None or self.store is None or not plan.all_on_arrays or not any(step.slow for step in plan.arrays):
+            return [self._sample(*position) for position in positions]
+        samples = [made() for made in [self._begun(ahead, *position) for position in positions]]
+        ahead.cropping.clear()
+        return samples
+
+    def _begun(self, ahead: Ahead, epoch: int, index: int) -> Callable[[], Sample | Failure]:
+        """Draw for a sample and let a thread make it; return what waits for that."""
+        try:
+            place, pixels = self.places[index], None
+            if place is not None and KINDS[place.kind] == "RGB" and index not in ahead.begun:
+                size = place.height, place.width
+            else:
+                image = ahead.take(index)
+                if not isinstance(image, np.ndarray):
+                    self._seed(epoch, index)
+                    return functools.partial(self._labelled, index, self.plan.draw(image))
+                pixels, size = image, (image.shape[0], image.shape[1])
+            self._seed(epoch, index)
+            future = ahead.crop(self._changed, index, pixels, size, self.plan.drawn(size))
+        except Exception as error:
+            return functools.partial(_failure, index, error)
+
+        def wait() -> Sample | Failure:
+            try:
+                changed = future.result()
+            except Exception as error:
+                return _failure(index, error)
+            return self._sample(epoch, index) if changed is None else self._labelled(index, changed)
+
+        return wait
+
+    def _changed(self, index: int, pixels: Pixels | None, size: Size, change: Callable[[Pixels], Any]) -> Any:
+        """Do with an image what was drawn for its size; None when it is no longer of this size."""
+        image = self.prepare(index) if pixels is None else pixels
+        return change(image) if isinstance(image, np.ndarray) and image.shape[:2] == size else None
+
+    def _labelled(self, index: int, image: Tensor) -> Sample:
+        assert self.labels is not None
+        return image, self.labels[index], index
+
     def _seed(self, epoch: int, index: int) -> None:
         # Known steps draw from torch alone. Whether they are known is a matter of the transform, not of the cache.
-        seed = seed_torch if len(self.plan.arrays) == len(self.plan.each) > 0 else seed_everything
+        seed = seed_torch if self.plan.all_on_arrays else seed_everything
         seed(self.seed, self.purpose, epoch if self.purpose == "augment" else 0, index)
 
     def _stored_batch(self, positions: Sequence[tuple[int, int]]) -> Batch | None:
@@ -208,6 +252,12 @@ class Samples(Dataset[Any]):
                 cloudpickle.register_pickle_by_value(module)
                 stack.callback(cloudpickle.unregister_pickle_by_value, module)
             return _restore, (cloudpickle.dumps({**vars(self), "ahead": None}),)
+
+
+def _failure(index: int, error: Exception) -> Failure:
+    if isinstance(error, DataError):
+        return Failure(index, error.problems[0].what, error.problems[0].mend)
+    return Failure(index, f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def _same(planned: Any, plain: Any) -> bool:
@@ -263,12 +313,15 @@ def collate(samples: Sequence[Sample | Failure], plan: Plan) -> Batch:
 class Ahead:
     """Threads that prepare the images that come next, while the model computes on those before.
 
-    Only decoding and the steps that draw nothing are done there: random numbers are drawn in one thread, in order.
+    Only decoding and the steps that draw nothing are done there: random numbers are drawn in one thread, in order. What
+    was drawn for a batch is carried out by other threads, where it does not stand behind the images that come next.
     """
 
     def __init__(self, samples: Samples, threads: int, images: int) -> None:
         self.samples, self.images = samples, images
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self.croppers = ThreadPoolExecutor(threads, thread_name_prefix="crop")
+        self.cropping: list[Future[Any]] = []
         self.coming: deque[int] = deque()
         self.begun: dict[int, Future[Any]] = {}
 
@@ -284,17 +337,24 @@ class Ahead:
         self._top_up()
         return self.samples.prepare(index) if future is None else future.result()
 
+    def crop(self, change: Callable[..., Any], *given: Any) -> Future[Any]:
+        """Let a thread carry out what was drawn."""
+        self.cropping.append(self.croppers.submit(change, *given))
+        return self.cropping[-1]
+
     def forget(self) -> None:
         """Let go of what was prepared and is not wanted any more."""
         self.coming.clear()
         # What runs is waited for: no thread may be at the store when its files are closed or a process is forked.
-        wait([future for future in self.begun.values() if not future.cancel()])
+        wait([future for future in (*self.begun.values(), *self.cropping) if not future.cancel()])
         self.begun.clear()
+        self.cropping.clear()
 
     def close(self) -> None:
         """End the threads."""
         self.forget()
         self.pool.shutdown(wait=True)
+        self.croppers.shutdown(wait=True)
 
     def _is_there(self, index: int) -> bool:
         return self.samples.store is not None and self.samples.places[index] is not None

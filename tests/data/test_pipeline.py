@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter
@@ -27,6 +28,7 @@ from pochitrain.data.reading import Samples
 from pochitrain.data.store import Store
 from pochitrain.engine.feed import decoding_threads, usable_cores
 from pochitrain.engine.predict import predict
+from pochitrain.errors import DataError
 from pochitrain.randomness import permutation, seed_everything
 from tests.data import zoo
 from tests.data.pictures import picture
@@ -356,6 +358,70 @@ def test_what_is_cut_out_of_every_kind_of_file_is_the_same_on_arrays(tmp_path: P
     assert len(training.samples.plan.arrays) == 2
     for epoch in (1, 2, 3):
         assert torch.equal(given(training, epoch), expected(files, transform, epoch, "augment"))
+
+
+CROPPED = v1.Compose([v1.RandomResizedCrop(8), v1.RandomHorizontalFlip(), v1.ToTensor()])
+
+
+def test_crops_are_made_by_threads_and_drawn_by_none(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = set()
+    resize = v2.functional.resize
+
+    def noted(*given: Any) -> Any:
+        threads.add(threading.current_thread().name.partition("_")[0])
+        return resize(*given)
+
+    monkeypatch.setattr(cache, "_in_memory", {})
+    by_threads, alone = (loader_of(paths, CROPPED, "augment", store=memory_store(name, 10**8)) for name in "ab")
+    alone.ahead = 0
+    monkeypatch.setattr(v2.functional, "resize", noted)
+    for epoch in (1, 2, 3):
+        batches, states = [], []
+        for loader in (by_threads, alone):
+            threads.clear()
+            for images, _labels in loader.epoch(epoch):
+                batches.append(images)
+                states.append(torch.get_rng_state())  # an epoch of the user's own may draw from here on
+            assert threads == {"crop" if loader is by_threads else "MainThread"}
+        half = len(by_threads)
+        assert len(states) == 2 * half == 6
+        assert all(torch.equal(a, b) for a, b in zip(states[:half], states[half:], strict=True))
+        for seen in (batches[:half], batches[half:]):
+            assert torch.equal(torch.cat(seen), expected(paths, CROPPED, epoch, "augment"))
+    by_threads.close()
+
+
+def test_an_image_of_another_size_than_was_drawn_for_is_drawn_anew(
+    paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "_in_memory", {})
+    loader = loader_of(paths, CROPPED, "augment", store=memory_store("grown", 10**8))
+    given(loader, 1)
+    samples = loader.samples
+    prepare, grown = samples.prepare, np.full((70, 90, 3), 7, dtype=np.uint8)
+    grown[20:40] = 200
+    monkeypatch.setattr(samples, "prepare", lambda index: grown if index == 3 else prepare(index))
+    place = permutation(len(paths), 7, "order", 2).index(3)
+    seed_everything(7, "augment", 2, 3)
+    wanted = CROPPED(Image.fromarray(grown))
+    assert torch.equal(given(loader, 2)[place], wanted)
+    loader.close()
+
+
+def test_what_fails_in_a_thread_that_crops_is_told_with_its_sample(
+    paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "_in_memory", {})
+    loader = loader_of(paths, CROPPED, "augment", store=memory_store("failing", 10**8))
+
+    def fail(*_given: Any) -> Any:
+        raise ValueError("no such size")
+
+    monkeypatch.setattr(v2.functional, "resize", fail)
+    with pytest.raises(DataError, match="no such size") as told:
+        given(loader, 1)
+    assert paths[permutation(len(paths), 7, "order", 1)[0]] in str(told.value)
+    loader.close()
 
 
 def test_training_judging_and_the_cache_see_the_same_tensors_for_every_kind_of_file(tmp_path: Path) -> None:
