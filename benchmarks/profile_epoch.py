@@ -40,8 +40,8 @@ for epoch in range({epochs}):
     train_epoch()
 """
 KINDS = {
-    "decoding": ("pil_loader", "decode_image", "decode_with_remark"),
-    "resizing, cropping, flipping": ("resize (", "crop (", "flip (", "get_params ("),
+    "decoding": ("pil_loader", "decode.py", "jpeg.py"),
+    "resizing, cropping, flipping": ("resize (", "crop (", "flip (", "get_params (", "drawing.py"),
     "to tensors, normalizing": ("to_tensor (", "normalize (", "finish ("),
     "random numbers": ("seed_everything", "randomness.py"),
     "reading the cache": ("read_into", "store.py"),
@@ -68,6 +68,8 @@ def by_kind(stacks: list[tuple[str, int]]) -> dict[str, Counter[str]]:
     """Return the samples of the training thread within epochs, and of the threads that decode for it."""
     found: dict[str, Counter[str]] = {"training thread": Counter(), "decoding threads": Counter()}
     for stack, count in stacks:
+        if "engine/checkpoint.py" in stack:  # written beside the next epoch: `epoch_end.py`
+            continue
         thread = "decoding threads" if "concurrent/futures/thread.py" in stack else "training thread"
         if "train_epoch" not in stack if thread == "training thread" else "_worker" in stack.rpartition(";")[2]:
             continue  # before and after the epochs; a thread without work

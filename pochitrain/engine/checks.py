@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,17 +18,25 @@ from pochitrain.errors import ConfigError
 from pochitrain.locale import _
 from pochitrain.parts.losses import LossFn
 
-Sizes = dict[str, tuple[int, ...]]
+_WORTH_BF16 = 90  # products for each value
 
 # What torch raises for tensors that do not fit.
 _UNFITTING = (RuntimeError, ValueError, AssertionError, TypeError, IndexError)
 
 
-def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> Sizes:
-    """Pass one image through the model in evaluation mode, which changes nothing in it.
+@dataclass
+class Work:
+    """What a model does with one image, in its convolutions and linear layers."""
 
-    Returns:
-        the least height and width (length, depth) of the images of each convolution, by its name.
+    sizes: dict[str, tuple[int, ...]] = field(
+        default_factory=dict
+    )  # the least image (H, W) of each convolution, by name
+    products: int = 0  # multiplications
+    values: int = 0  # what comes out of these layers
+
+
+def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> Work:
+    """Pass one image through the model in evaluation mode, which changes nothing in it.
 
     Raises:
         ConfigError: the model fails on this size, or has another number of outputs than there are classes.
@@ -36,7 +45,7 @@ def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> Sizes:
     model.eval()
     try:
         # no_grad and not inference_mode: lazy modules make their parameters now, and these are to be trained.
-        with torch.no_grad(), warnings.catch_warnings(), _watched_convolutions(model) as sizes:
+        with torch.no_grad(), warnings.catch_warnings(), _watched(model) as work:
             warnings.simplefilter("ignore")
             outputs = model(images)
     except _UNFITTING as error:
@@ -48,7 +57,7 @@ def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> Sizes:
     finally:
         model.train(training)
     require_logits(outputs, 1, num_classes)
-    return sizes
+    return work
 
 
 def require_logits(outputs: Any, count: int, num_classes: int) -> None:
@@ -64,27 +73,41 @@ def require_logits(outputs: Any, count: int, num_classes: int) -> None:
 
 
 @contextmanager
-def _watched_convolutions(model: nn.Module) -> Iterator[Sizes]:
-    sizes: Sizes = {}
+def _watched(model: nn.Module) -> Iterator[Work]:
+    work = Work()
 
-    def watch(name: str, module: _ConvNd) -> Any:
+    def watch(name: str, module: _ConvNd | nn.Linear) -> Any:
         def note(_module: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
-            images = outputs if module.transposed else inputs[0] if inputs else None
-            if isinstance(images, Tensor):
-                size = images.shape[-len(module.kernel_size) :]
-                sizes[name] = tuple(map(min, size, sizes.get(name, size)))  # it may be called more than once
+            if not inputs or not isinstance(inputs[0], Tensor) or not isinstance(outputs, Tensor):
+                return
+            transposed = isinstance(module, _ConvNd) and module.transposed
+            work.products += (inputs[0] if transposed else outputs).numel() * module.weight[0].numel()
+            work.values += outputs.numel()
+            if isinstance(module, _ConvNd):
+                size = (outputs if transposed else inputs[0]).shape[-len(module.kernel_size) :]
+                work.sizes[name] = tuple(map(min, size, work.sizes.get(name, size)))  # it may be called more than once
 
         return module.register_forward_hook(note)
 
-    handles = [watch(name, module) for name, module in model.named_modules() if isinstance(module, _ConvNd)]
+    kinds = (_ConvNd, nn.Linear)
+    handles = [watch(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
     try:
-        yield sizes
+        yield work
     finally:
         for handle in handles:
             handle.remove()
 
 
-def wrong_in_bf16(model: nn.Module, sizes: Sizes) -> str:
+def slow_in_bf16(work: Work) -> bool:
+    """Return whether processors train a model slower in bf16 than in fp32: where it computes little with each value.
+
+    Measured with 28 models on AVX-512 BF16 (`benchmarks/bf16_speed.py`): 0.4 to 0.9 times as fast below 75 products for
+    each value (MobileNet, MnasNet, small ShuffleNets, EfficientNet-B0 to B3), 1.1 to 2.7 times above 100.
+    """
+    return 0 < work.products < _WORTH_BF16 * work.values
+
+
+def wrong_in_bf16(model: nn.Module, work: Work) -> str:
     """Return the first convolution that processors compute wrong in bf16, "" without any.
 
     oneDNN leaves numbers unwritten, and what lay in the memory before stands in their place (seen in torch 2.15 with
@@ -95,7 +118,7 @@ def wrong_in_bf16(model: nn.Module, sizes: Sizes) -> str:
     - in the output, for several groups and strides that differ;
     - in three dimensions for wider images too, and beyond the end of the memory.
     """
-    for name, size in sizes.items():
+    for name, size in work.sizes.items():
         convolution = model.get_submodule(name)
         assert isinstance(convolution, _ConvNd)
         narrow = min(size) < max(*convolution.stride, *(length // 2 for length in convolution.kernel_size))

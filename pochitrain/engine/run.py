@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from pochitrain.config.schema import Config
 from pochitrain.data.loaders import Loader
 from pochitrain.data.source import Data
-from pochitrain.engine.checks import Sizes, check_loss, check_outputs, wrong_in_bf16
+from pochitrain.engine.checks import Work, check_loss, check_outputs, slow_in_bf16, wrong_in_bf16
 from pochitrain.engine.feed import build_loader, example
 from pochitrain.engine.gradients import GradientNorms
 from pochitrain.engine.memory import keep_freed_memory
@@ -181,16 +181,22 @@ def choose_precision(config: Config, device: torch.device) -> str:
 
 
 def _right_precision(
-    config: Config, precision: str, device: torch.device, model: nn.Module, sizes: Sizes
+    config: Config, device: torch.device, model: nn.Module, work: Work, begun_in: str | None
 ) -> tuple[str, str]:
     """Return the precision to compute in, and what there is to say of it: why it is another one, or a slow one.
+
+    Args:
+        begun_in: what the experiment has computed in so far; None for a new one.
 
     Raises:
         ConfigError: one was asked for by name in which this model would be computed wrong.
     """
+    precision = begun_in or choose_precision(config, device)
     if device.type != "cpu" or precision == "fp32":
         return precision, ""
-    name = wrong_in_bf16(model, sizes)
+    name = wrong_in_bf16(model, work)
+    if not name and config.precision == "auto" and not begun_in and slow_in_bf16(work):
+        return "fp32", _("this model computes little with each value, and bf16 is slower there")
     if not name:
         emulated = precision == "fp16" and not torch.cpu.get_capabilities().get("avx512_fp16")
         return precision, _("this processor has no instructions for it, and fp32 is faster") if emulated else ""
@@ -198,7 +204,7 @@ def _right_precision(
         "In {precision} this processor computes the convolution {name} wrong on an image of {size} pixels",
         precision=precision,
         name=name,
-        size=" × ".join(map(str, sizes[name])),
+        size=" × ".join(map(str, work.sizes[name])),
     )
     if config.precision == "auto":
         return "fp32", what
@@ -224,15 +230,14 @@ def build_run(config: Config, data: Data, *, precision: str | None = None) -> Ru
     channels_last = config.channels_last if isinstance(config.channels_last, bool) else device.type != "mps"
     train_loader = build_loader(config, data.train, "augment", device, channels_last)
     val_loader = build_loader(config, data.val, "val", device, channels_last) if data.val else None
-    sizes = check_outputs(model, example(train_loader, data.train), len(data.classes))
+    work = check_outputs(model, example(train_loader, data.train), len(data.classes))
     loss_fn = build_loss(config, weights, device)
     check_loss(loss_to_try(config, loss_fn, weights, device), len(data.classes), device)
     model = model.to(device)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(config, parameter_groups(model, config, loss_fn))
-    asked = precision or choose_precision(config, device)
-    precision, precision_note = _right_precision(config, asked, device, model, sizes)
+    precision, precision_note = _right_precision(config, device, model, work, precision)
     set_tf32(precision)
     weighted = config.loss is None and any(weight != 1 for weight in weights)
     gradients = GradientNorms(model, config.gradient_tracking_config) if config.enable_gradient_tracking else None

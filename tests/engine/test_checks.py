@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torchvision import models
 
-from pochitrain.engine.checks import check_loss, check_outputs, wrong_in_bf16
+from pochitrain.config.loader import load_config
+from pochitrain.data.source import load_data
+from pochitrain.engine.checks import Work, check_loss, check_outputs, slow_in_bf16, wrong_in_bf16
 from pochitrain.engine.loop import Diverged, fit
-from pochitrain.engine.run import restore, state_of
+from pochitrain.engine.run import build_run, restore, state_of
 from pochitrain.errors import PochiError
 from tests.engine.tiny import NET, fitted, run_of, same_weights, untimed, weights
 
@@ -191,8 +194,57 @@ def test_what_is_known_to_be_wrong(convolution: nn.Module, images: list[tuple[in
             return torch.zeros(len(batch), 2)
 
     model = Model()
-    sizes = check_outputs(model, torch.zeros(1, 3, 8, 8), 2)
-    assert wrong_in_bf16(model, sizes) == ("shared" if wrong else "")
+    work = check_outputs(model, torch.zeros(1, 3, 8, 8), 2)
+    assert wrong_in_bf16(model, work) == ("shared" if wrong else "")
+
+
+# As measured by `benchmarks/bf16_speed.py`.
+@pytest.mark.parametrize(
+    ("name", "size", "slow"),
+    [
+        ("mobilenet_v3_small", 224, True),
+        ("mobilenet_v3_small", 32, True),
+        ("efficientnet_b0", 224, True),
+        ("shufflenet_v2_x1_0", 224, True),
+        ("regnet_y_400mf", 224, False),
+        ("squeezenet1_1", 224, False),
+        ("resnet18", 32, False),
+        ("vit_b_16", 224, False),
+    ],
+)
+def test_models_that_compute_little_with_each_value(name: str, size: int, slow: bool) -> None:
+    model = models.get_model(name, num_classes=2)
+    assert slow_in_bf16(check_outputs(model, torch.zeros(1, 3, size, size), 2)) == slow
+
+
+def test_the_work_of_a_model_is_counted() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, groups=1), nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.ConvTranspose2d(8, 4, 2, stride=2), nn.Flatten(), nn.Linear(4 * 8 * 8, 2),
+    )  # fmt: skip
+    work = check_outputs(model, torch.zeros(1, 3, 4, 4), 2)
+    assert work.values == 8 * 16 + 8 * 16 + 4 * 64 + 2
+    assert work.products == 8 * 16 * 27 + 8 * 16 * 9 + 4 * 64 * 8 + 2 * 256
+
+
+DEPTHWISE = """
+def model(num_classes):
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 3, groups=16), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(16, num_classes),
+    )
+"""
+
+
+def test_bf16_is_chosen_where_it_is_faster(write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
+    config = load_config(write_config(DEPTHWISE + "precision = 'auto'\n"))
+    new = build_run(config, load_data(config))
+    assert (new.precision, new.precision_note[:10]) == ("fp32", "this model")
+    going_on = build_run(config, load_data(config), precision="bf16")
+    assert (going_on.precision, going_on.precision_note) == ("bf16", ""), "what an experiment began with stays"
+    asked = run_of(write_config(DEPTHWISE + "precision = 'bf16'\n"))
+    assert (asked.precision, asked.precision_note) == ("bf16", "")
 
 
 KINDS = [
@@ -223,7 +275,7 @@ def test_all_other_convolutions_are_right_in_bf16() -> None:
         convolution = convolution.to(memory_format=layout)
         exact = convolution(images)
         image = exact if convolution.transposed else images
-        if wrong_in_bf16(nn.Sequential(convolution), {"0": tuple(image.shape[2:])}):
+        if wrong_in_bf16(nn.Sequential(convolution), Work({"0": tuple(image.shape[2:])})):
             continue
         upstream = torch.randn_like(exact)
         expected = torch.autograd.grad(exact, [images, convolution.weight], upstream)
