@@ -26,7 +26,8 @@ from pochitrain.engine.run import PRECISIONS
 MODELS = (
     "mnasnet0_5", "mobilenet_v3_small", "shufflenet_v2_x0_5", "mobilenet_v2", "mobilenet_v3_large", "mnasnet1_0",
     "efficientnet_b0", "efficientnet_b3", "shufflenet_v2_x1_0", "regnet_y_400mf", "squeezenet1_1", "regnet_x_400mf",
-    "shufflenet_v2_x2_0", "maxvit_t", "efficientnet_v2_s", "convnext_tiny", "swin_t", "densenet121", "resnet18", "vit_b_16",
+    "shufflenet_v2_x2_0", "maxvit_t", "efficientnet_v2_s", "convnext_tiny", "swin_t", "densenet121", "resnet18",
+    "vit_b_16",
 )  # fmt: skip
 
 
