@@ -4,7 +4,7 @@
     python benchmarks/bf16_speed.py mobilenet_v3_small resnet18 --size 32 --batch 128
 
 The steps take turns. Beside the ratio stands how many products the model computes for each value that comes out of its
-convolutions and linear layers, which is what the choice is made by on processors.
+convolutions and matrix products, which is what the choice is made by on processors.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -68,7 +70,17 @@ def usage_problem(error: Any) -> Problem:
     if near := re.search(r"(?:Did you mean|Possible options:) (.+?)[?)]", message):
         mend = _("did you mean {near}?", near=near[1].replace("'", ""))
     words = found.groupdict()
-    takes_config = command and any("--config" in parameter.opts for parameter in error.ctx.command.params)
-    if takes_config and words.get("names", "").endswith(".py"):
-        mend = f"{command} --config {words['names']}"
+    name = words.get("names", words.get("name", ""))
+    if name.endswith(".py") and (line := _with_config(name, error.ctx)):
+        mend = line
     return Problem(_WORDS[found.re.pattern](**words), command, mend)
+
+
+def _with_config(name: str, context: Any) -> str:
+    """Return the command line with `--config` before a file that was given without; empty where that would be wrong."""
+    given = sys.argv[1:]
+    command = [] if any("--config" in each.opts for each in context.command.params) else ["train"]
+    if given.count(name) != 1 or {"-c", "--config"} & set(given) or (command and given[0] != name):
+        return ""
+    at = given.index(name)
+    return shlex.join(["pochi", *command, *given[:at], "--config", *given[at:]])

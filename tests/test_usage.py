@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 
@@ -19,6 +20,12 @@ CASES = {
     "infer": "experiment is missing | where: pochi infer | mend: see pochi infer --help",
     "train a b": "Not understood: a b | where: pochi train | mend: see pochi train --help",
     "train my.py": "Not understood: my.py | where: pochi train | mend: pochi train --config my.py",
+    "check --debug 'a b.py'": "Not understood: a b.py | where: pochi check | mend: pochi check --debug --config 'a b.py'",
+    "train a.py --epochs 3": "Not understood: a.py | where: pochi train | mend: pochi train --config a.py --epochs 3",
+    "train a.py b.py": "Not understood: a.py b.py | where: pochi train | mend: see pochi train --help",
+    "train -c a.py b.py": "Not understood: b.py | where: pochi train | mend: see pochi train --help",
+    "my.py": "There is no command my.py | where: pochi | mend: pochi train --config my.py",
+    "config my.py": "There is no command my.py | where: pochi config | mend: see pochi config --help",
     "train --epochs": "--epochs needs a value",
     "train --debug=3": "--debug takes no value",
     "train --epochs x": "--epochs takes an integer | where: pochi train | mend: see pochi train --help",
@@ -28,7 +35,7 @@ CASES = {
 
 
 def said(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    monkeypatch.setattr(sys, "argv", ["pochi", *line.split()])
+    monkeypatch.setattr(sys, "argv", ["pochi", *shlex.split(line)])
     assert run(app) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -56,6 +56,9 @@ def cross_problems(config: Config) -> list[Problem]:
     if isinstance(config.class_weights, list) and not any(config.class_weights):
         mend = _("give the classes that count a weight above 0")
         problems.append(Problem(_("class_weights holds no weight above 0"), "class_weights", mend))
+    if isinstance(config.optimizer, str) and "lr" in (config.optimizer_params or {}):
+        what, where = _("The learning rate has a setting of its own"), "optimizer_params.lr"
+        problems.append(Problem(what, where, _("write it as learning_rate, and leave lr out")))
     problems += _switch_problems(config)
     return problems + search_problems(config.optuna)
 

@@ -302,8 +302,8 @@ class Config(Settings):
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
         "auto",
-        en="Number format of the model's arithmetic; auto: bf16 where the processor or GPU has it.",
-        ja="演算の精度. auto は対応する環境で bf16 を使う.",
+        en="Number format of the model's arithmetic; auto: bf16 where the processor or GPU has it and it is faster.",
+        ja="演算の精度. auto は bf16 に対応し, 速くなる環境で bf16 を使う.",
     )
     channels_last: bool | Literal["auto"] = setting(
         "auto", en="Memory layout that is faster for convolutions.", ja="畳み込みに有利なメモリー配置.", identity=False

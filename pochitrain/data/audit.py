@@ -21,6 +21,7 @@ from pochitrain.data.decode import BrokenImage, decode_with_remark, display_name
 from pochitrain.data.folder import ImageFolder
 from pochitrain.data.jpeg import remark_in_words
 from pochitrain.data.likeness import alike, limits, signature
+from pochitrain.data.reasons import file_reason
 from pochitrain.data.remembered import RECORD, Facts, remember, remembered, stamp
 from pochitrain.locale import _
 
@@ -127,7 +128,7 @@ def survey(split: str, folder: ImageFolder, cache: Path, advance: Callable[[int]
     new, broken = [], set[int]()
     for index, (name, here) in enumerate(zip(names, stamps, strict=True)):
         row = known.get(name)
-        if row is not None and (row["bytes"], row["mtime_ns"]) == here:
+        if row is not None and (row["bytes"], row["mtime_ns"], row["ctime_ns"]) == here:
             facts[index] = row
         if not facts[index]["width"]:
             new.append(index)
@@ -141,7 +142,7 @@ def survey(split: str, folder: ImageFolder, cache: Path, advance: Callable[[int]
         for index, found in _measured(folder, new, advance):
             if isinstance(found, str):
                 reasons[index] = found
-                facts["bytes"][index], facts["mtime_ns"][index] = stamps[index]
+                facts["bytes"][index], facts["mtime_ns"][index], facts["ctime_ns"][index] = stamps[index]
             else:
                 facts[index] = (*stamps[index], *found)
             known[names[index]] = facts[index]
@@ -178,7 +179,7 @@ def _measure(path: str) -> tuple[Any, ...] | str:
     except BrokenImage as error:
         return error.problems[0].what
     except OSError as error:
-        return os.strerror(error.errno or 0)
+        return file_reason(error)
     return image.width, image.height, np.frombuffer(digest, np.uint8), signature(image), remark.encode()
 
 
@@ -290,7 +291,8 @@ def duplicates(pairs: Iterable[Twins]) -> list[Finding]:
         files = display_name(pair.first.path), display_name(pair.second.path)
         found.append(Finding(pair.kind, "warning", *files, describe(pair)))
         if pair.first.class_name != pair.second.class_name:
-            names = f"{pair.first.class_name} | {pair.second.class_name}"
+            # Text comes first: a spreadsheet would take a class named "=1+1" for a formula.
+            names = _("classes: {first} | {second}", first=pair.first.class_name, second=pair.second.class_name)
             found.append(Finding("two_classes", "warning", *files, names))
     return found
 

@@ -32,6 +32,7 @@ from pochitrain.data.completeness import Refusal, check_container, check_end, cu
 from pochitrain.data.headers import inspect_plain
 from pochitrain.data.jpeg import decode_jpeg, decode_plain
 from pochitrain.data.png import load_png, open_png
+from pochitrain.data.reasons import file_reason
 from pochitrain.errors import DataError
 from pochitrain.locale import _
 
@@ -203,9 +204,11 @@ def _reading(path: str | Path) -> Iterator[BinaryIO]:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno is not None:
-        return _("cannot be read: {detail}", detail=os.strerror(error.errno))
+        return _("cannot be read: {detail}", detail=file_reason(error))
     if "unknown pixel mode" in str(error):  # how Pillow names a TIFF with 64 bits, or with floats in colour
-        return _("a kind of pixels that Pillow cannot read; save it as 8 or 16 bits")
+        return _("a kind of pixels that Pillow cannot read; save it as PNG")
+    if "not identified by this driver" in str(error):
+        return _("damaged: its header gives no size, or no kind of pixels")
     return _("damaged, or of a kind that Pillow cannot read: {detail}", detail=str(error) or type(error).__name__)
 
 
@@ -332,7 +335,9 @@ def _to_rgb(image: Any) -> Image.Image:
         return _from_grey(image, _grey_of_floats(np.asarray(image)))
     if image.mode.startswith("I"):  # "I;16", "I;16B"; Pillow before 11 has "I" for 16-bit PNG
         return _from_grey(image, _grey_of_integers(image))
-    if image.has_transparency_data:
+    # Many programs leave the alpha of a BMP unset: viewers show its colours.
+    unset = image.format == "BMP" and image.mode == "RGBA" and image.getextrema()[3] == (0, 0)
+    if image.has_transparency_data and not unset:
         if image.mode == "La":  # grey multiplied by its alpha, which Pillow turns into nothing but this
             image = image.convert("LA")
         image = image.convert("RGBA")

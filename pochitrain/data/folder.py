@@ -24,6 +24,7 @@ from typing import Any
 
 from pochitrain.data.decode import BrokenImage, ImageHeader, inspect_image
 from pochitrain.data.decode import display_name as display_name
+from pochitrain.data.reasons import file_reason
 from pochitrain.errors import DataError, Problem
 from pochitrain.locale import _
 
@@ -89,7 +90,7 @@ def scan_folder(root: str | Path, faults: list[Problem] | None = None, *, allow_
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     except OSError as error:
         raise DataError(
-            _("The data folder cannot be read: {reason}", reason=os.strerror(error.errno or 0)),
+            _("The data folder cannot be read: {reason}", reason=file_reason(error)),
             display_name(root.absolute()),
             _("check the path; a relative one starts from the folder in which the command runs"),
         ) from None
@@ -170,7 +171,7 @@ class _Scan:
         except OSError as error:
             self.problems.append(
                 Problem(
-                    _("A folder cannot be read: {reason}", reason=os.strerror(error.errno or 0)),
+                    _("A folder cannot be read: {reason}", reason=file_reason(error)),
                     display_name(os.path.join(self.root, folder)),
                     _("allow this user to read it, or remove it"),
                 )

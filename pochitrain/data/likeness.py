@@ -17,6 +17,7 @@ Ints = npt.NDArray[np.int64]
 
 ALIKE = 0.4  # measured on 7 500 images of CIFAR-10: 14 of 14 pairs are true at 0.40; the first wrong one is at 0.45
 USUAL_SHARE = 10  # percent of the pairs of a class that are nearer than what counts as usual
+LEAST = 0.1  # of 10 photos, copies of other size, trimming or JPEG quality (30 to 94) are nearer; others are 1.1 apart
 MANY = 50  # images that a class needs to say what is usual in it
 FLAT = 1.0  # standard deviation in grey levels: below it noise decides what a picture is like
 NEIGHBOURS = 16  # of each image at most; more of them say nothing new
@@ -59,7 +60,8 @@ def limits(signatures: Floats, groups: Ints) -> Floats:
     """Return how near each picture must be to another to count as the same one: at most `ALIKE`.
 
     Where the pictures of a group are alike by nature (one camera, one fixture, handwritten digits) it is less: a third
-    of the distance that nine of ten pairs of the group exceed.
+    of the distance that nine of ten pairs of the group exceed, and never below `LEAST`: in a group of mostly copies
+    that distance is the one between copies.
     """
     everywhere = _usual(signatures)
     found = np.full(len(signatures), everywhere, np.float32)
@@ -73,9 +75,9 @@ def limits(signatures: Floats, groups: Ints) -> Floats:
 def alike(signatures: Floats, limits: Floats) -> tuple[Ints, Ints, Floats, Ints]:
     """Return the pairs (first, second, distance, turn) that are nearer than the limits of both, first < second.
 
-    `turn` makes the first like the second. Of images with many neighbours the nearest 16 that come later are looked at.
-    Every pair is compared (100 000 images: some 20 s): first by what no turn changes, which bounds the distance from
-    below, so that nothing is missed.
+    `turn` makes the first like the second. Every pair is compared (100 000 images: some 20 s) by what no turn changes,
+    which bounds the distance from below. Of those that are near by that, the `NEIGHBOURS` nearest of each image that
+    come later are looked at in all turns: nothing is missed unless an image has more.
     """
     keys = _invariants(signatures)
     bars = 1 - limits**2 / 2
@@ -101,7 +103,7 @@ def _usual(signatures: Floats) -> float:
     first, second = np.random.default_rng(0).integers(len(signatures), size=(2, 2000))
     pairs = first != second
     apart = np.linalg.norm(signatures[first[pairs]] - signatures[second[pairs]], axis=(1, 2))
-    return min(ALIKE, float(np.percentile(apart, USUAL_SHARE)) / 3)
+    return min(ALIKE, max(LEAST, float(np.percentile(apart, USUAL_SHARE)) / 3))
 
 
 def _invariants(signatures: Floats) -> Floats:

@@ -232,9 +232,17 @@ class Loader:
         if self.skip_failures and not any(failure.mend for failure in failures):
             self.skipped.update(zip(names, (failure.reason for failure in failures), strict=True))
             return
-        mend = _('mend or remove it, or set on_bad_image = "skip"')
-        if self.samples.labels is not None:  # files, not a data set of the user's
+        code = failures[0].code
+        if self.samples.labels is None:  # a data set of the user's, whose own code may read the files
+            mend = _('mend or remove it, or set on_bad_image = "skip"')
+            if code:
+                mend = _('correct your code ({where}) or the sample, or set on_bad_image = "skip"', where=code)
+        elif code is None:
             mend = _('mend or remove it (pochi check finds all such files), or set on_bad_image = "skip"')
+        else:
+            mend = _('correct the transform, or set on_bad_image = "skip"')
+            if code:
+                mend = _('correct the transform ({where}), or set on_bad_image = "skip"', where=code)
         raise DataError(
             _("A sample cannot be used: {reason}", reason=failures[0].reason),
             "\n    ".join(names[:10]),

@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pochitrain.config.mistakes import raised_by_user
 from pochitrain.config.source import is_user_code
 from pochitrain.data.decode import decode_image, decode_pixels
 from pochitrain.data.drawing import Size
@@ -41,6 +42,7 @@ class Failure:
     index: int
     reason: str
     mend: str = ""  # given when it is not a matter of one bad file: `on_bad_image` does not apply
+    code: str | None = None  # given when it is no file that is bad: the line of the user's that raised, if any is known
 
 
 Sample = tuple[Tensor, int, int]  # image (3, H, W), label, index
@@ -257,7 +259,9 @@ class Samples(Dataset[Any]):
 def _failure(index: int, error: Exception) -> Failure:
     if isinstance(error, DataError):
         return Failure(index, error.problems[0].what, error.problems[0].mend)
-    return Failure(index, f"{type(error).__name__}: {' '.join(str(error).split())}")
+    own = raised_by_user(error)
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return Failure(index, reason, code=own.problems[0].where if own else "")
 
 
 def _same(planned: Any, plain: Any) -> bool:
@@ -302,7 +306,14 @@ def collate(samples: Sequence[Sample | Failure], plan: Plan) -> Batch:
         shapes = tuple(good[0][0].shape), tuple(odd[0].shape)
         reason = _("images of different sizes do not stack: {a} and {b}", a=shapes[0], b=shapes[1])
         mend = _("add a Resize to the transform")
+        if shapes[0][:1] != shapes[1][:1]:
+            mend = _('use Grayscale(num_output_channels=3), or .convert("RGB") in a data set of your own')
         failures, good = [Failure(index, reason, mend) for _image, _label, index in (good[0], odd)], []
+    # A batch of several kinds would become the widest of them without a word: 0 to 255 beside 0 to 1.
+    if finish is None and (other := [sample for sample in good if sample[0].dtype != torch.float32]):
+        mend = _("make every image float32: v2.ToDtype(torch.float32, scale=True)")
+        reason = _("an image of {dtype}, not of torch.float32", dtype=other[0][0].dtype)
+        failures, good = [Failure(index, reason, mend) for _image, _label, index in other], []
     if not good:
         return torch.empty(0), torch.empty(0, dtype=torch.int64), failures
     images = [image for image, _label, _index in good]

@@ -1,4 +1,4 @@
-"""What a look at every image has found out, kept by path, size and time of change: later looks cost no decoding."""
+"""What a look at every image has found out, kept by path, size and times of change: later looks cost no decoding."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from pochitrain.locale import _
 
 Facts = npt.NDArray[np.void]
 
-# One file; of one that cannot be read, bytes and mtime_ns alone are not zero.
+# One file; of one that cannot be read, bytes and the times alone are not zero.
 RECORD = np.dtype(
     [
         ("bytes", "<i8"),
         ("mtime_ns", "<i8"),
+        ("ctime_ns", "<i8"),
         ("width", "<i4"),
         ("height", "<i4"),
         ("digest", "u1", (32,)),  # SHA-256 of the file
@@ -31,7 +32,7 @@ RECORD = np.dtype(
         ("remark", "S80"),  # the decoder's
     ]
 )
-_MAGIC = b"pochick5"  # counts up when RECORD, the decoder or the signature change their meaning
+_MAGIC = b"pochick6"  # counts up when RECORD, the decoder or the signature change their meaning
 
 
 def cache_file(work_dir: str, root: Path) -> Path:
@@ -40,13 +41,16 @@ def cache_file(work_dir: str, root: Path) -> Path:
     return Path(work_dir, ".cache", "check", hashlib.sha256(key).hexdigest()[:16])
 
 
-def stamp(path: str) -> tuple[int, int]:
-    """Return size and time of change, by which a file is known again; (-1, -1) when it cannot be looked at."""
+def stamp(path: str) -> tuple[int, int, int]:
+    """Return size, mtime and ctime, by which a file is known again; all -1 when it cannot be looked at.
+
+    Who changes the content or the rights of a file changes its ctime, even if its mtime is kept.
+    """
     try:
         status = os.stat(path)
     except OSError:  # decoding it says why
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
+        return -1, -1, -1
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def remembered(cache: Path) -> dict[bytes, Any]:

@@ -24,7 +24,7 @@ from pochitrain.data.folder import (
 )
 from pochitrain.data.own import Items, check_range, check_same_names, class_names, make_dataset, read_labels
 from pochitrain.data.remembered import cache_file, still_broken
-from pochitrain.data.split import split_folder, ungrouped
+from pochitrain.data.split import group_of, split_folder
 from pochitrain.data.table import is_table, list_images
 from pochitrain.errors import ConfigError, DataError, Problem
 from pochitrain.locale import _
@@ -73,9 +73,16 @@ def load_data(config: Config) -> Data:
         ConfigError: `num_classes` or `class_weights` contradicts the folders.
     """
     data = _own_data(config) if config.dataset is not None else _folder_data(config)
-    found, problems = len(data.classes), []
+    if problems := contradictions(config, data.classes):
+        raise ConfigError(problems=problems)
+    return data
+
+
+def contradictions(config: Config, classes: Sequence[str]) -> list[Problem]:
+    """Return where `num_classes` and `class_weights` do not fit the classes of the data."""
+    found, problems = len(classes), []
     if config.num_classes is not None and config.num_classes != found:
-        names = ", ".join(data.classes[:20]) + (" …" if found > 20 else "")
+        names = ", ".join(classes[:20]) + (" …" if found > 20 else "")
         given = config.num_classes
         what = _(
             "num_classes is {given}, but the data has {found} classes: {names}", given=given, found=found, names=names
@@ -84,9 +91,7 @@ def load_data(config: Config) -> Data:
         problems.append(Problem(what, "num_classes", mend))
     if isinstance(config.class_weights, list) and len(config.class_weights) != found:
         problems.append(class_weights_problem(len(config.class_weights), found))
-    if problems:
-        raise ConfigError(problems=problems)
-    return data
+    return problems
 
 
 @garbage_kept()
@@ -134,6 +139,7 @@ def find_images(config: Config) -> tuple[ImageFolder, ImageFolder | None, list[s
 
     Raises:
         DataError: a folder or table cannot be read, or the classes of the two differ.
+        ConfigError: `group_by` finds nothing in any path.
     """
     folders, problems = [], list[Problem]()
     for root in (config.train_data_root, config.val_data_root):
@@ -149,11 +155,28 @@ def find_images(config: Config) -> tuple[ImageFolder, ImageFolder | None, list[s
         return train, None, notes
     if others:
         return train, check_same_classes(train, others[0]), notes
-    if config.group_by and (count := ungrouped(train, config.group_by)):
-        notes.append(_("group_by finds nothing in {count} of {total} paths", count=count, total=len(train.files)))
+    if config.group_by:
+        notes += _grouping_notes(train, config.group_by)
     whole = train
     train, val = split_folder(whole, config.val_fraction, config.group_by)
     return train, val, notes + _drawing_notes(whole, val, config.val_fraction)
+
+
+def _grouping_notes(whole: ImageFolder, group_by: str) -> list[str]:
+    """Return what `group_by` has found in the paths; nothing at all is an error."""
+    found = [group for name in whole.files if (group := group_of(name, group_by)) is not None]
+    total = len(whole.files)
+    if not found:
+        example = display_name(whole.files[0])
+        raise ConfigError(
+            _("group_by finds nothing in any of the {total} paths, e.g. {path}", total=total, path=example),
+            "group_by",
+            _("give a regular expression that fits the paths below the data root, or leave group_by out"),
+        )
+    notes = [_("group_by makes {groups} groups of {total} images", groups=len(set(found)), total=len(found))]
+    if missed := total - len(found):
+        notes.append(_("group_by finds nothing in {count} of {total} paths", count=missed, total=total))
+    return notes
 
 
 def _drawing_notes(whole: ImageFolder, val: ImageFolder, fraction: float) -> list[str]:

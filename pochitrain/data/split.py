@@ -14,6 +14,8 @@ from pochitrain.errors import DataError
 from pochitrain.locale import _
 
 _BLOCK_BYTES = 4096
+# JPEG, PNG, GIF, WebP: a changed pixel moves what follows, or a checksum at the end.
+_COMPRESSED = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF")
 
 
 def split_folder(folder: ImageFolder, fraction: float, group_by: str | None) -> tuple[ImageFolder, ImageFolder]:
@@ -64,28 +66,25 @@ def split_folder(folder: ImageFolder, fraction: float, group_by: str | None) -> 
     return _subset(folder, [not v for v in validates]), _subset(folder, validates)
 
 
-def ungrouped(folder: ImageFolder, group_by: str) -> int:
-    """Return how many paths `group_by` finds nothing in."""
-    return sum(_group(name, group_by) is None for name in folder.files)
-
-
-def _group(name: str, group_by: str) -> re.Match[str] | None:
-    return re.search(group_by, unicodedata.normalize("NFC", name))  # a Mac may write the same name in another form
+def group_of(name: str, group_by: str) -> str | None:
+    """Return the key that `group_by` finds in a path, None when it finds nothing."""
+    match = re.search(group_by, unicodedata.normalize("NFC", name))  # a Mac may write the same name in another form
+    if match is None:
+        return None
+    return match[1] if match.re.groups and match[1] is not None else match[0]
 
 
 def _number(folder: ImageFolder, index: int, group_by: str | None) -> float:
-    match = _group(folder.files[index], group_by) if group_by else None
-    if match:
-        key = (match[1] if match.re.groups and match[1] is not None else match[0]).encode(errors="surrogateescape")
-    else:
-        key = _fingerprint(folder.path(index))
+    group = group_of(folder.files[index], group_by) if group_by else None
+    key = _fingerprint(folder.path(index)) if group is None else group.encode(errors="surrogateescape")
     return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64
 
 
 def _fingerprint(path: str) -> bytes:
     """Return the size and 4 kB each from the head, the middle and the tail of a file; b"" when it cannot be read.
 
-    That is all of a small file, and tells photographs apart without reading gigabytes.
+    That is all of a small file, and tells compressed pictures apart without reading gigabytes. Pictures that may be
+    stored pixel by pixel (BMP, TIFF) can be equal in all three, on a white page say: these are read whole.
     """
     try:
         with open(path, "rb", buffering=0) as file:
@@ -94,6 +93,9 @@ def _fingerprint(path: str) -> bytes:
             for start in (0, max(size // 2 - _BLOCK_BYTES // 2, 0), max(size - _BLOCK_BYTES, 0)):
                 file.seek(start)
                 blocks.append(file.read(_BLOCK_BYTES))
+            if size > 3 * _BLOCK_BYTES and not blocks[1].startswith(_COMPRESSED):
+                file.seek(0)
+                blocks.append(hashlib.file_digest(file, "sha256").digest())
             return b"\0".join(blocks)
     except OSError:  # the check of the headers names it
         return b""

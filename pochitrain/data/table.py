@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import stat
 import unicodedata
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from pochitrain.data.decode import display_name
 from pochitrain.data.folder import ImageFolder, scan_folder
+from pochitrain.data.reasons import file_reason
 from pochitrain.errors import DataError, Problem
 from pochitrain.locale import _
 
@@ -26,7 +28,7 @@ def list_images(root: str, faults: list[Problem] | None = None) -> ImageFolder:
 
 
 def read_table(path: str | Path, faults: list[Problem] | None = None) -> ImageFolder:
-    """Return the images that a table lists; relative paths start from the table's own folder.
+    """Return the images that a table lists; relative paths start from the table's own folder, `~` is the home folder.
 
     UTF-8, with or without a byte order mark. Other columns, and spaces around a value, are ignored. The images are
     sorted by class and path, like those of folders.
@@ -70,13 +72,25 @@ def _rows(path: Path) -> list[Row]:
                 if row:
                     rows.append((reader.line_num, row))
                 start = reader.line_num + 1
-    except (OSError, UnicodeDecodeError) as error:
-        what = _("The table cannot be read: {reason}", reason=error)
-        raise DataError(what, str(path), _("save it as CSV in UTF-8")) from None
+    except OSError as error:
+        mend = _("check the path; a relative one starts from the folder in which the command runs")
+        if error.errno == errno.EISDIR:
+            mend = _("give the folder another name: one that ends in .csv stands for a table")
+        elif error.errno in (errno.EACCES, errno.EPERM):
+            mend = _("allow this user to read it")
+        raise DataError(_("The table cannot be read: {reason}", reason=file_reason(error)), str(path), mend) from None
+    except UnicodeDecodeError:
+        mend = _("save it as CSV in UTF-8 (in Excel: CSV UTF-8)")
+        lines = enumerate(path.read_bytes().splitlines(), 1)
+        line = next((number for number, line in lines if line.decode(errors="ignore").encode() != line), 1)
+        raise DataError(_("The table is not in UTF-8"), f"{path}:{line}", mend) from None
     except csv.Error as error:
         if rows:
             _columns(path, rows)  # another separator is the better explanation
-        what = _("The table cannot be read: {reason}", reason=error)
+        reason = _("a quotation mark too few or too many")
+        if "field limit" in str(error):
+            reason = _("a value of more than {count} characters", count=csv.field_size_limit())
+        what = _("The table cannot be read: {reason}", reason=reason)
         mend = _("put a quotation mark before and after the value, and two for each one inside it")
         raise DataError(what, f"{path}:{start}", mend) from None
     return rows
@@ -112,14 +126,16 @@ def _checked(path: Path, columns: list[str], rows: list[Row]) -> tuple[list[tupl
         if not name or not label:
             problems.append(Problem(_("A line without path or label"), where, _("complete or remove it")))
             continue
-        try:
-            status = os.stat(path.parent / name)
-            if not stat.S_ISREG(status.st_mode):  # a pipe or a device need not come to an end
-                raise ValueError(_("no regular file"))
-        except (OSError, ValueError) as error:  # a name with a zero byte
-            reason = getattr(error, "strerror", None) or str(error)
-            what = _("{name} cannot be read: {reason}", name=display_name(name), reason=reason)
-            problems.append(Problem(what, where, _("correct the path; it starts from the folder of the table")))
+        name = os.path.expanduser(name)
+        status = _status(path.parent / name)
+        if isinstance(status, str):
+            shown, mend = display_name(name), _("correct the path; it starts from the folder of the table")
+            slashed = name.replace("\\", "/")
+            if slashed != name and os.path.exists(path.parent / slashed):
+                mend = _("write / instead of \\ in paths: {name}", name=display_name(slashed))
+                shown = shown.replace("\\\\", "\\")
+            what = _("{name} cannot be read: {reason}", name=shown, reason=status)
+            problems.append(Problem(what, where, mend))
             continue
         if (file_id := (status.st_dev, status.st_ino)) in seen:
             problems.append(Problem(_("{name} is listed twice", name=display_name(name)), where, _("remove the line")))
@@ -127,3 +143,14 @@ def _checked(path: Path, columns: list[str], rows: list[Row]) -> tuple[list[tupl
         seen.add(file_id)
         images.append((display_name(unicodedata.normalize("NFC", label)), name, status.st_size))
     return images, problems
+
+
+def _status(path: Path) -> os.stat_result | str:
+    """Return what the disk says of a regular file, or why there is none."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        return file_reason(error)
+    except ValueError:
+        return _("a name with a zero byte")
+    return status if stat.S_ISREG(status.st_mode) else _("no regular file")  # a pipe need not come to an end

@@ -5,34 +5,45 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pochitrain.config.mistakes import raised_by_user
 from pochitrain.errors import ConfigError
 from pochitrain.locale import _
 from pochitrain.parts.losses import LossFn
 
+_ATEN = torch.ops.aten
+# Which argument of a matrix product has the length of its sums as the last one of its shape.
+_FACTORS = {_ATEN.mm.default: 0, _ATEN.bmm.default: 0, _ATEN.addmm.default: 1, _ATEN.baddbmm.default: 1}
 _WORTH_BF16 = 90  # products for each value
 
 # What torch raises for tensors that do not fit.
 _UNFITTING = (RuntimeError, ValueError, AssertionError, TypeError, IndexError)
 
 
+@dataclass(frozen=True)
+class Convolution:
+    """One call of a convolution."""
+
+    name: str  # of the module that asks for it
+    size: tuple[int, ...]  # height and width of the wider side: what comes in, or out of a transposed one
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    groups: int
+
+
 @dataclass
 class Work:
-    """What a model does with one image, in its convolutions and linear layers."""
+    """What a model does with one image: its convolutions, and how much it multiplies in them and in matrix products."""
 
-    sizes: dict[str, tuple[int, ...]] = field(
-        default_factory=dict
-    )  # the least image (H, W) of each convolution, by name
-    products: int = 0  # multiplications
-    values: int = 0  # what comes out of these layers
+    convolutions: list[Convolution] = field(default_factory=list)
+    products: int = 0
+    values: int = 0  # that come out
 
 
 def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> Work:
@@ -45,9 +56,9 @@ def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> Work:
     model.eval()
     try:
         # no_grad and not inference_mode: lazy modules make their parameters now, and these are to be trained.
-        with torch.no_grad(), warnings.catch_warnings(), _watched(model) as work:
+        with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            outputs = model(images)
+            outputs, work = _watched(model, images)
     except _UNFITTING as error:
         raise ConfigError(
             _("The model fails on an image of size {size}: {reason}", size=tuple(images.shape[1:]), reason=error),
@@ -72,43 +83,68 @@ def require_logits(outputs: Any, count: int, num_classes: int) -> None:
     )
 
 
-@contextmanager
-def _watched(model: nn.Module) -> Iterator[Work]:
-    work = Work()
-
-    def watch(name: str, module: _ConvNd | nn.Linear) -> Any:
-        def note(_module: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
-            if not inputs or not isinstance(inputs[0], Tensor) or not isinstance(outputs, Tensor):
-                return
-            transposed = isinstance(module, _ConvNd) and module.transposed
-            work.products += (inputs[0] if transposed else outputs).numel() * module.weight[0].numel()
-            work.values += outputs.numel()
-            if isinstance(module, _ConvNd):
-                size = (outputs if transposed else inputs[0]).shape[-len(module.kernel_size) :]
-                work.sizes[name] = tuple(map(min, size, work.sizes.get(name, size)))  # it may be called more than once
-
-        return module.register_forward_hook(note)
-
-    kinds = (_ConvNd, nn.Linear)
-    handles = [watch(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
+def _watched(model: nn.Module, images: Tensor) -> tuple[Any, Work]:
+    watch = _Watch(type(model).__name__)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # it computes whole layers of a transformer out of sight
+    handles = [handle for name, module in model.named_modules() for handle in watch.follow(name, module)]
     try:
-        yield work
+        with watch:
+            outputs = model(images)
+    except Exception:  # being watched may be what it does not bear; else it fails again, and its error is told
+        watch.work = Work()
+        outputs = model(images)
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for handle in handles:
             handle.remove()
+    return outputs, watch.work
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes each convolution and matrix product that torch is asked for, whoever asks."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.work = Work()
+        self.within = [name]  # names of the modules that are at work
+
+    def follow(self, name: str, module: nn.Module) -> Iterator[Any]:
+        def leave(*_given: Any) -> None:
+            self.within.pop()
+
+        if not isinstance(module, torch.jit.ScriptModule):
+            yield module.register_forward_pre_hook(lambda *_given: self.within.append(name or self.within[0]))
+            yield module.register_forward_hook(leave, always_call=True)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        outputs = func(*args, **(kwargs or {}))
+        if (place := _FACTORS.get(func)) is not None:
+            self._count(outputs, outputs, args[place].shape[-1])
+        elif func is _ATEN.convolution.default:
+            image, weight, _bias, stride, _padding, _dilation, transposed, _output_padding, groups = args[:9]
+            self._count(outputs, image if transposed else outputs, math.prod(weight.shape[1:]))
+            kernel, wide = tuple(weight.shape[2:]), outputs if transposed else image
+            size, strides = tuple(wide.shape[-len(kernel) :]), tuple(stride) * (len(kernel) // len(stride))
+            self.work.convolutions.append(Convolution(self.within[-1], size, kernel, strides, groups))
+        return outputs
+
+    def _count(self, outputs: Tensor, values: Tensor, factors: int) -> None:
+        self.work.products += values.numel() * factors
+        self.work.values += outputs.numel()
 
 
 def slow_in_bf16(work: Work) -> bool:
     """Return whether processors train a model slower in bf16 than in fp32: where it computes little with each value.
 
-    Measured with 28 models on AVX-512 BF16 (`benchmarks/bf16_speed.py`): 0.4 to 0.9 times as fast below 75 products for
-    each value (MobileNet, MnasNet, small ShuffleNets, EfficientNet-B0 to B3), 1.1 to 2.7 times above 100.
+    Measured with 20 models on AVX-512 BF16 (`benchmarks/bf16_speed.py`): 0.4 to 0.9 times as fast below 75 products for
+    each value (MobileNet, MnasNet, small ShuffleNets, EfficientNet-B0 to B3), 1.0 to 2.8 times above 100.
     """
     return 0 < work.products < _WORTH_BF16 * work.values
 
 
-def wrong_in_bf16(model: nn.Module, work: Work) -> str:
-    """Return the first convolution that processors compute wrong in bf16, "" without any.
+def wrong_in_bf16(work: Work) -> Convolution | None:
+    """Return the first convolution that processors compute wrong in bf16.
 
     oneDNN leaves numbers unwritten, and what lay in the memory before stands in their place (seen in torch 2.15 with
     its AVX-512 kernels; every case found in a hundred thousand is within these rules, which hold for more):
@@ -118,14 +154,12 @@ def wrong_in_bf16(model: nn.Module, work: Work) -> str:
     - in the output, for several groups and strides that differ;
     - in three dimensions for wider images too, and beyond the end of the memory.
     """
-    for name, size in work.sizes.items():
-        convolution = model.get_submodule(name)
-        assert isinstance(convolution, _ConvNd)
-        narrow = min(size) < max(*convolution.stride, *(length // 2 for length in convolution.kernel_size))
-        uneven = convolution.groups > 1 and len(set(convolution.stride)) > 1
-        if narrow or uneven or len(size) == 3:
-            return name
-    return ""
+    for each in work.convolutions:
+        narrow = min(each.size) < max(*each.stride, *(length // 2 for length in each.kernel))
+        uneven = each.groups > 1 and len(set(each.stride)) > 1
+        if narrow or uneven or len(each.size) == 3:
+            return each
+    return None
 
 
 def check_loss(loss_fn: LossFn, num_classes: int, device: torch.device) -> None:

@@ -180,9 +180,7 @@ def choose_precision(config: Config, device: torch.device) -> str:
     return "fp32"
 
 
-def _right_precision(
-    config: Config, device: torch.device, model: nn.Module, work: Work, begun_in: str | None
-) -> tuple[str, str]:
+def _right_precision(config: Config, device: torch.device, work: Work, begun_in: str | None) -> tuple[str, str]:
     """Return the precision to compute in, and what there is to say of it: why it is another one, or a slow one.
 
     Args:
@@ -194,17 +192,17 @@ def _right_precision(
     precision = begun_in or choose_precision(config, device)
     if device.type != "cpu" or precision == "fp32":
         return precision, ""
-    name = wrong_in_bf16(model, work)
-    if not name and config.precision == "auto" and not begun_in and slow_in_bf16(work):
+    wrong = wrong_in_bf16(work)
+    if wrong is None and config.precision == "auto" and not begun_in and slow_in_bf16(work):
         return "fp32", _("this model computes little with each value, and bf16 is slower there")
-    if not name:
+    if wrong is None:
         emulated = precision == "fp16" and not torch.cpu.get_capabilities().get("avx512_fp16")
         return precision, _("this processor has no instructions for it, and fp32 is faster") if emulated else ""
     what = _(
         "In {precision} this processor computes the convolution {name} wrong on an image of {size} pixels",
         precision=precision,
-        name=name,
-        size=" × ".join(map(str, work.sizes[name])),
+        name=wrong.name,
+        size=" × ".join(map(str, wrong.size)),
     )
     if config.precision == "auto":
         return "fp32", what
@@ -237,7 +235,7 @@ def build_run(config: Config, data: Data, *, precision: str | None = None) -> Ru
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(config, parameter_groups(model, config, loss_fn))
-    precision, precision_note = _right_precision(config, device, model, work, precision)
+    precision, precision_note = _right_precision(config, device, work, precision)
     set_tf32(precision)
     weighted = config.loss is None and any(weight != 1 for weight in weights)
     gradients = GradientNorms(model, config.gradient_tracking_config) if config.enable_gradient_tracking else None

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from pochitrain.durable import write_text
@@ -57,7 +59,7 @@ def split_name(split: str) -> str:
     return _("Training") if split == "train" else _("Validation")
 
 
-def draw_balance(counts: Mapping[str, Mapping[str, int]], path: Path) -> None:
+def draw_balance(counts: Mapping[str, Mapping[str, int]], path: Path) -> Figure:
     """Draw split → class → images as bars, the classes from top to bottom; with very many, not all are named."""
     classes = list(dict.fromkeys(name for found in counts.values() for name in found))
     height = min(1.2 + ROW * len(classes), HIGHEST)
@@ -73,10 +75,12 @@ def draw_balance(counts: Mapping[str, Mapping[str, int]], path: Path) -> None:
     names = [shorten(readable(name), 9, 2.5) for name in classes[::step]]
     axes.set_yticks(places[::step], names, fontsize=9, parse_math=False)
     axes.set_ylim(len(classes) - 0.5, -0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(_("Images"), fontsize=10, **TEXT)
     keys = [Line2D([], [], color=COLORS[it], marker="s", linestyle="none", label=split_name(it)) for it in counts]
     draw_legend(axes, keys)
     save_figure(figure, path)
+    return figure
 
 
 def draw_pairs(pairs: Sequence[Pair], path: Path) -> None:

@@ -23,6 +23,7 @@ from pochitrain.config.schema import Config
 from pochitrain.data.audit import (
     Finding,
     Picture,
+    Severity,
     Step,
     Survey,
     Twins,
@@ -36,13 +37,13 @@ from pochitrain.data.audit import (
     twins,
     unreadable,
 )
-from pochitrain.data.decode import decode_image, display_name
+from pochitrain.data.decode import BrokenImage, decode_image, display_name
 from pochitrain.data.folder import ImageFolder, check_same_classes, nested_roots
 from pochitrain.data.remembered import cache_file
-from pochitrain.data.source import AUTO, find_images
+from pochitrain.data.source import AUTO, contradictions, find_images
 from pochitrain.data.table import is_table, list_images
 from pochitrain.durable import make_directory, remove, require_writable, write_text
-from pochitrain.errors import ConfigError, DataError, Problem
+from pochitrain.errors import ConfigError, DataError, PochiError, Problem
 from pochitrain.locale import _
 from pochitrain.reports.audit import THUMBNAIL, Pair, Table, draw_balance, draw_pairs, split_name, write_page
 from pochitrain.sinks.console import Log
@@ -68,12 +69,13 @@ def run_check(path: Path, overrides: Mapping[str, Any], output: Path | None) -> 
     folders, findings = _folders(config)
     surveys = _surveys(config, folders, log)
     pairs = twins(surveys)
-    findings += _findings(config, surveys, pairs)
+    shown, lost = shown_pairs(pairs, _severity_of_unreadable(config))
+    findings += _findings(config, surveys, pairs) + lost
     findings.sort(key=lambda finding: finding.severity)
     crop = _crop_line(config, surveys)
     _say(log, surveys, findings, crop)
     header = " · ".join(filter(None, [display_name(path), _verdict(findings), crop]))
-    for file in _write(output, header, surveys, pairs, findings):
+    for file in _write(output, header, surveys, shown, len(pairs), findings):
         log.info(str(file))
     return all(finding.severity != "error" for finding in findings)
 
@@ -91,13 +93,13 @@ def _folders(config: Config) -> tuple[dict[str, ImageFolder], list[Finding]]:
         )
     try:
         train, val, notes = find_images(config)
-    except DataError as error:
+    except (ConfigError, DataError) as error:
         return _what_can_be_listed(config, error)
     folders = {"train": train} if val is None else {"train": train, "val": val}
     return folders, [Finding("note", "warning", display_name(train.root), detail=note) for note in notes]
 
 
-def _what_can_be_listed(config: Config, error: DataError) -> tuple[dict[str, ImageFolder], list[Finding]]:
+def _what_can_be_listed(config: Config, error: PochiError) -> tuple[dict[str, ImageFolder], list[Finding]]:
     """Return the folders that an error leaves, and everything that is wrong instead of the first thing."""
     folders: dict[str, ImageFolder] = {}
     problems: list[Problem] = []
@@ -161,12 +163,19 @@ def _findings(config: Config, surveys: Sequence[Survey], pairs: Sequence[Twins])
         train, val = (each.folder.root for each in surveys)
         if nested := nested_roots(train, val):
             found.append(Finding("nested", "warning", display_name(train), display_name(val), nested))
+    for each in surveys:
+        if each.split == "train":
+            found += [_error("classes", problem) for problem in contradictions(config, each.folder.classes)]
     found += duplicates(pairs)
     steps = crop_steps(config.val_transform)
     for each in surveys:
-        found += unreadable(each, "error" if config.on_bad_image == "error" else "warning")
+        found += unreadable(each, _severity_of_unreadable(config))
         found += doubtful(each) + small_classes(each) + cropped(each, steps)
     return found
+
+
+def _severity_of_unreadable(config: Config) -> Severity:
+    return "error" if config.on_bad_image == "error" else "warning"
 
 
 def crop_steps(transform: Any) -> list[Step]:
@@ -293,16 +302,15 @@ def _on_terminal(table: Table) -> RichTable:
 
 
 def _write(
-    output: Path, header: str, surveys: Sequence[Survey], pairs: Sequence[Twins], findings: Sequence[Finding]
+    output: Path, header: str, surveys: Sequence[Survey], shown: Sequence[Pair], pairs: int, findings: Sequence[Finding]
 ) -> list[Path]:
-    """Write the report and return its files."""
+    """Write the report with those of the `pairs` that are shown, and return its files."""
     files = [output / name for name in ("report.html", "problems.csv", "balance.png", "pairs.png")]
     page, problems, balance, sheet = files
     make_directory(output)
     write_text(problems, problems_csv(findings), sync=False)
     counts = {each.split: dict(zip(each.folder.classes, each.counts(), strict=True)) for each in surveys}
     draw_balance(counts, balance)
-    shown = _shown(pairs)
     if shown:
         draw_pairs(shown, sheet)
     else:
@@ -317,7 +325,7 @@ def _write(
         data=_data(surveys),
         balance=balance,
         pairs=shown,
-        more_pairs=len(pairs) - len(shown),
+        more_pairs=pairs - len(shown),
         findings=Table(titles, rows),
     )
     return files
@@ -332,25 +340,36 @@ def problems_csv(findings: Sequence[Finding]) -> str:
     return "\ufeff" + text.getvalue()
 
 
-def _shown(pairs: Sequence[Twins]) -> list[Pair]:
-    """Return the pairs that are shown: leaks first, and pictures in two classes before others."""
+def shown_pairs(pairs: Sequence[Twins], severity: Severity) -> tuple[list[Pair], list[Finding]]:
+    """Return (the pairs that are shown, what they lack): leaks first, and pictures in two classes before others.
+
+    A file that was decoded earlier may be gone or lie on a failing disk by now: it is a finding, and its pairs are not
+    shown.
+    """
     ranked = sorted(pairs, key=lambda pair: (not pair.leak, pair.first.class_name == pair.second.class_name))
     chosen = ranked[:SHOWN_PAIRS]
     with ThreadPoolExecutor() as pool:
         first = pool.map(_thumbnail, [pair.first.path for pair in chosen])
         second = pool.map(_thumbnail, [pair.second.path for pair in chosen])
-    return [
-        Pair(kind_name(pair.kind), describe(pair), (_name(pair.first), _name(pair.second)), pictures)
-        for pair, pictures in zip(chosen, zip(first, second, strict=True), strict=True)
-    ]
+    shown, lost = list[Pair](), dict[str, str]()
+    for pair, one, other in zip(chosen, first, second, strict=True):
+        if isinstance(one, Image.Image) and isinstance(other, Image.Image):
+            names = _name(pair.first), _name(pair.second)
+            shown.append(Pair(kind_name(pair.kind), describe(pair), names, (one, other)))
+        problems = [each.problems[0] for each in (one, other) if isinstance(each, BrokenImage)]
+        lost |= {problem.where: problem.what for problem in problems}
+    return shown, [Finding("unreadable", severity, file, detail=reason) for file, reason in lost.items()]
 
 
 def _name(picture: Picture) -> str:
     return f"{split_name(picture.split)}: {display_name(picture.survey.folder.files[picture.index])}"
 
 
-def _thumbnail(path: str) -> Image.Image:
-    image = decode_image(path)
+def _thumbnail(path: str) -> Image.Image | BrokenImage:
+    try:
+        image = decode_image(path)
+    except BrokenImage as error:
+        return error
     if (factor := THUMBNAIL // max(image.size)) > 1:
         return image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST)
     image.thumbnail((THUMBNAIL, THUMBNAIL))

@@ -52,7 +52,7 @@ def check_config(path: Path, overrides: Mapping[str, Any]) -> None:
     from pochitrain.data.source import load_data
     from pochitrain.engine.run import build_run
     from pochitrain.sinks.console import Log
-    from pochitrain.tasks.prepare import checked_config, plan
+    from pochitrain.tasks.prepare import begun_in, checked_config, plan
     from pochitrain.tasks.summary import say_start
 
     config = checked_config(path, overrides)
@@ -62,7 +62,8 @@ def check_config(path: Path, overrides: Mapping[str, Any]) -> None:
     durable.require_writable(Path(config.work_dir))
     try:
         chosen = plan(config, load_data(config))
-        say_start(log, chosen, build_run(config, chosen.data))
+        precision = begun_in(config, chosen.experiment)
+        say_start(log, chosen, build_run(config, chosen.data, precision=precision))
     except ConfigError as error:
         raise located(error, config) from error
     log.info(_("The config is right."))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pochitrain.errors import ConfigError
+from pochitrain.experiment import find_experiments
 from pochitrain.locale import _
 from pochitrain.reports.trials import COMPLETE, FAILED, INTERRUPTED, PRUNED, RUNNING, WAITING, TrialRow
 
@@ -36,6 +38,11 @@ def was_killed(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
     return trial.state == TrialState.FAIL and not explained and trial.number not in superseded(trials)
 
 
+def left_as(trial: FrozenTrial | Trial) -> TrialState:
+    """Return the state of a trial whose process is gone: it was to be pruned, or is run again."""
+    return TrialState.PRUNED if "pruned" in trial.user_attrs else TrialState.FAIL
+
+
 def deaths(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
     """Return how often the process of a trial died while the search lived; what ends both is no fault of the trial."""
     numbers = {*trial.user_attrs.get("retry_of", ()), trial.number}
@@ -47,6 +54,23 @@ def counts(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
     if trial.state == TrialState.FAIL:
         return "error" in trial.user_attrs or (was_killed(trial, trials) and deaths(trial, trials) >= LIVES)
     return trial.state != TrialState.WAITING
+
+
+def first_number(trial: FrozenTrial | Trial) -> int:
+    """Return the number under which a trial was begun first, before its process was killed."""
+    first: int = min([trial.number, *trial.user_attrs.get("retry_of", ())])
+    return first
+
+
+def task_of(first: int) -> str:
+    """Return the task of a trial's experiment, by its first number."""
+    return f"trial-{first:04}"
+
+
+def left_in(folder: Path, trial: FrozenTrial) -> dict[str, str]:
+    """Return as its `result` where a trial was trained whose process is gone."""
+    found = [info.experiment for info in find_experiments(folder) if info.task == task_of(first_number(trial))]
+    return {"experiment": found[0].id, "folder": str(found[0].dir)} if found else {}
 
 
 def epoch_values(trial: FrozenTrial | Trial) -> dict[int, float]:

@@ -31,7 +31,7 @@ from pochitrain.tasks.made_of import made_of
 from pochitrain.tasks.optimized_config import is_literal, require_literals
 from pochitrain.tasks.prepare import checked_config, read_identity
 from pochitrain.tasks.sampling import import_for_importances
-from pochitrain.tasks.search import OPTIMIZED, Search
+from pochitrain.tasks.search import OPTIMIZED, RUNNING, Search
 from pochitrain.tasks.search_space import check_space, no_validation, settings_of, validated
 from pochitrain.tasks.study import Study, open_study
 from pochitrain.tasks.trial import MEASURED
@@ -96,7 +96,7 @@ def _optimize(config: Config, output: Path | None, log: Log, request: StopReques
 
 def _search(search: Search, workers: Workers, request: StopRequest) -> Searched:
     """Search to the end, to the time limit or to a signal; the files are written in every case."""
-    search.write("running")
+    search.write(RUNNING)
     status = STOPPED
     try:
         with search.display.shown():
@@ -104,12 +104,13 @@ def _search(search: Search, workers: Workers, request: StopRequest) -> Searched:
         if search.is_over() or not request():
             status = TIME_LIMIT if search.is_cut_short() else COMPLETED
     finally:
-        view = search.write(status)
+        confirms = status != STOPPED and search.config.optuna.seeds_to_confirm > 0 and search.view().winner is not None
+        view = search.write(RUNNING if confirms else status)
     if status == TIME_LIMIT:
         done = {"count": search.finished(), "total": search.study.total}
         search.log.warning(_("Time limit after {count} of {total} trials", **done) + "; " + how_to_go_on(search.config))
     whole = status == COMPLETED
-    if status != STOPPED and search.config.optuna.seeds_to_confirm and view.winner:
+    if confirms:
         whole = _confirm(search, view, status, workers, request) and whole
     if request() and not whole:
         raise StoppedError(
@@ -152,18 +153,21 @@ def _confirm(search: Search, view: StudyView, status: str, workers: Workers, req
     assert view.winner is not None
     from pochitrain.tasks.confirm import Confirmation  # SciPy: half a second that only its users pay
 
-    confirmation = Confirmation(search.config, view.winner, view.rows, search.folder, search.log)
-    if search.statistics.get("confirmation", {}).get("of") != confirmation.of:
-        if confirmation.pointless:
-            search.statistics["confirmation"] = confirmation.nothing()
-        else:
-            workers.train(confirmation, request)
-            if request():
-                search.write(STOPPED)
-                return False
-            search.statistics["confirmation"] = confirmation.result()
+    ended = STOPPED
+    try:
+        confirmation = Confirmation(search.config, view.winner, view.rows, search.folder, search.log)
+        if search.statistics.get("confirmation", {}).get("of") != confirmation.of:
+            if confirmation.pointless:
+                search.statistics["confirmation"] = confirmation.nothing()
+            else:
+                workers.train(confirmation, request)
+                if request():
+                    return False
+                search.statistics["confirmation"] = confirmation.result()
+        ended = status
+    finally:
+        search.write(ended)
     search.log.info(search.statistics["confirmation"]["verdict"])
-    search.write(status)
     return True
 
 

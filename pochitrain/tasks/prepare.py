@@ -22,8 +22,8 @@ from pochitrain.data import decode
 from pochitrain.data.folder import manifest_difference
 from pochitrain.data.source import Data
 from pochitrain.engine.run import choose_device
-from pochitrain.errors import ConfigError, Problem
-from pochitrain.experiment import Experiment, find_experiments, same_id
+from pochitrain.errors import ConfigError, DataError, Problem
+from pochitrain.experiment import Experiment, find_experiments, read_manifest, same_id
 from pochitrain.locale import _
 from pochitrain.parts.models import check_model, display_name
 from pochitrain.parts.optim import check_optimization
@@ -87,6 +87,16 @@ def _stable(unstable: list[str]) -> str:
         if all(line.startswith((f"{name}.", f"{name}[")) for line in unstable):  # what is in an object
             return _("give the function or class that makes it, not what it made: {example}", example=example)
     return _("write fixed values: the time, random numbers and new ids do not belong into settings")
+
+
+def begun_in(config: Config, experiment: Experiment) -> str | None:
+    """Return the precision that "auto" meant when an experiment began; None when it has not, or the file says which."""
+    try:
+        resolved = read_manifest(experiment).get("resolved", {}) if config.precision == "auto" else {}
+    except DataError:  # killed before it was written, or not begun
+        return None
+    precision: str | None = resolved.get("precision")
+    return precision
 
 
 def as_config(given: Config | str | os.PathLike[str]) -> Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from pochitrain.errors import ConfigError
 from pochitrain.locale import _
 from pochitrain.randomness import key
 from pochitrain.tasks.grid import Grid
-from pochitrain.tasks.lives import not_counted
+from pochitrain.tasks.lives import first_number, not_counted
 
 LOCKED_SECONDS = 60  # how long a statement waits for SQLite's lock
 
@@ -93,11 +94,7 @@ def places(trials: Sequence[FrozenTrial]) -> dict[int, int]:
     """Return number → place in the study: of one that is run again its old one, of what is no trial of its own none."""
     own = [trial.number for trial in trials if not {"retry_of", "surplus"} & trial.user_attrs.keys()]
     gone = not_counted(trials)
-    return {
-        trial.number: bisect_left(own, min([trial.number, *trial.user_attrs.get("retry_of", ())]))
-        for trial in trials
-        if trial.number not in gone
-    }
+    return {trial.number: bisect_left(own, first_number(trial)) for trial in trials if trial.number not in gone}
 
 
 def import_for_importances() -> None:
@@ -133,7 +130,8 @@ class Brackets(HyperbandPruner):
     """Optuna's Hyperband, from epoch 1 on; with a single bracket it is successive halving.
 
     Optuna draws the bracket from a trial's number and lets every number compete. Here it is drawn from the place in the
-    study, and an earlier life of a trial competes no more: an interruption changes nothing.
+    study, and an earlier life of a trial competes no more: an interruption changes nothing. Optuna also compares a
+    trial only once in each rung; here one that was killed before the answer was known is compared again.
     """
 
     def __init__(self, max_resource: int, reduction_factor: int) -> None:
@@ -142,7 +140,22 @@ class Brackets(HyperbandPruner):
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         self.places = places(study.get_trials(deepcopy=False))
-        return super().prune(study, trial)
+        if trial.last_step is None:
+            return False
+        if not self._pruners:
+            self._try_initialization(study)
+        bracket, epoch = self._get_bracket_id(study, trial), trial.last_step
+        asked = copy(trial)
+        asked.system_attrs = {
+            name: value for name, value in trial.system_attrs.items() if self._rung_epoch(name, bracket) < epoch
+        }
+        self.places.pop(trial.number, None)  # Optuna adds the value of this trial itself
+        return self._pruners[bracket].prune(self._create_bracket_study(study, bracket), asked)
+
+    def _rung_epoch(self, attribute: str, bracket: int) -> int:
+        """Return the epoch in which a trial comes to the rung that an attribute is about; 0 for any other attribute."""
+        found = re.fullmatch(r"completed_rung_(\d+)", attribute)
+        return self._reduction_factor ** (bracket + int(found[1])) if found else 0
 
     def _get_bracket_id(self, study: optuna.Study, trial: FrozenTrial) -> int:
         if trial.number not in self.places:

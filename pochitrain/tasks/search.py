@@ -22,12 +22,14 @@ from pochitrain.reports.study import write_pages, write_tables
 from pochitrain.reports.trials import COMPLETE, FAILED, PRUNED, StudyView, value_of
 from pochitrain.sinks.console import Log, first_line
 from pochitrain.sinks.search_console import SearchDisplay
+from pochitrain.tasks.lives import task_of
 from pochitrain.tasks.optimized_config import optimized_text
 from pochitrain.tasks.sampling import shown_url
 from pochitrain.tasks.study import Study, Suggestion
 from pochitrain.tasks.trial import Outcome, Work, objective
 
 OPTIMIZED = "optimized_config.py"
+RUNNING = "running"  # the status of a search that is not over
 OVER = (COMPLETE, PRUNED, FAILED)
 IMPORTANCE_SHARE = 0.01  # of the time; computing the importances grows with the trials
 
@@ -66,7 +68,7 @@ class Search:
                 self.study.answer(suggestion)
                 self._say_end(suggestion.number)
                 continue
-            task = f"trial-{suggestion.first:04}"
+            task = task_of(suggestion.first)
             fixed = {"work_dir": str(self.folder), "task": task, "epochs": self.config.optuna.optuna_epochs}
             work = Work(suggestion.number, suggestion.point, fixed)
             self.begun[work.number] = suggestion
@@ -115,7 +117,7 @@ class Search:
         self.study.beat()
         if self.dirty:
             try:
-                self.write("running")
+                self.write(RUNNING)
             except DiskError as error:  # they are written again after the next trial
                 self.log.warning(_("The results cannot be written: {reason}", reason=first_line(error)))
 
@@ -131,7 +133,7 @@ class Search:
         """Write every file anew, and delete the weights that are no longer among the best."""
         self.dirty = False
         started = time.monotonic()
-        if status != "running" or started >= self.importances_due:
+        if status != RUNNING or started >= self.importances_due:
             self.importances = self.study.importances()
             ended = time.monotonic()
             self.importances_due = ended + (ended - started) / IMPORTANCE_SHARE

@@ -316,26 +316,30 @@ def _without_effect(
     if not decides or len(dimension.extremes()) < 2:
         return []
     alike = False  # somewhere two values fit, and make the same training
+    stopping = False  # somewhere early stopping is on
     for point in fitting:
-        attempts = {
-            label: _attempt(config, config.optuna.dimensions(), {**point, name: label}, classes)
+        attempts = [
+            _attempt(config, config.optuna.dimensions(), {**point, name: label}, classes)
             for label in dimension.extremes()
-        }
-        forms = [
-            (canonical_settings(made), None if counts_for_identity(name) or _is_idle(made, name) else _key(label))
-            for label, made in attempts.items()
-            if isinstance(made, Config)
         ]
+        trials = [made for made in attempts if isinstance(made, Config)]
+        forms = [(canonical_settings(made), _beside_identity(made, name)) for made in trials]
         if any(form != forms[0] for form in forms[1:]):
             return []
         alike = alike or len(forms) > 1
+        stopping = stopping or any(made.early_stopping.enabled for made in trials)
     if not alike:
         return []
     what = _("Searching {name} would change nothing", name=name)
     mend = _("switch on what it belongs to (scheduler, enable_layer_wise_lr …), or leave it out")
-    if name.startswith("early_stopping.") and config.early_stopping.enabled:
+    if name.startswith("early_stopping.") and stopping:
         mend = _("a patience must be below optuna_epochs = {epochs} to matter", epochs=config.optuna.optuna_epochs)
     return [Problem(what, f"optuna.search_space.{name}", mend)]
+
+
+def _beside_identity(made: Config, name: str) -> str | None:
+    """Return a setting outside the identity as a trial has it, whatever was suggested; None when it has no say."""
+    return None if counts_for_identity(name) or _is_idle(made, name) else repr(getattr(made, split_key(name)[0]))
 
 
 def _is_idle(made: Config, name: str) -> bool:

@@ -1,9 +1,10 @@
 """What Optuna is asked and told.
 
 A trial is one of Optuna's, with what only we know in its attributes: `owner` (which folder on which host trains it),
-`epochs` (what each epoch's value was), `result`, `error`, `repeat_of`, `retry_of`, `died`. Optuna itself is told the
-best value so far, because not all of its pruners look for that themselves. A trial that failed without an `error` was
-killed or stopped: it is run again under a new number, and the old number no longer counts.
+`epochs` (what each epoch's value was), `pruned` (it goes on no more), `result`, `error`, `repeat_of`, `retry_of`,
+`died`. Optuna itself is told the best value so far, because not all of its pruners look for that themselves. A trial
+that failed without an `error` was killed or stopped: it is run again under a new number, and the old number no longer
+counts. One that was to be pruned is over, whatever happened to its process.
 """
 
 from __future__ import annotations
@@ -32,7 +33,18 @@ from pochitrain.config.search import Optuna, Scalar
 from pochitrain.errors import ConfigError, DiskError
 from pochitrain.locale import _
 from pochitrain.reports.trials import COMPLETE, FAILED, INTERRUPTED, PRUNED, TrialRow
-from pochitrain.tasks.lives import LIVES, counts, deaths, epoch_values, not_counted, row_of, was_killed
+from pochitrain.tasks.lives import (
+    LIVES,
+    counts,
+    deaths,
+    epoch_values,
+    first_number,
+    left_as,
+    left_in,
+    not_counted,
+    row_of,
+    was_killed,
+)
 from pochitrain.tasks.sampling import (
     Counted,
     build_pruner,
@@ -104,7 +116,11 @@ class Study:
         self.owner = f"{socket.gethostname()}:{folder.absolute()}"
         for trial in self.trials():
             if trial.state == TrialState.RUNNING and trial.user_attrs.get("owner") == self.owner:
-                self._tell(trial.number, TrialState.FAIL)
+                if left_as(trial) == TrialState.PRUNED:
+                    found = left_in(folder, trial)
+                    with contextlib.suppress(UpdateFinishedTrialError):  # by another process, a moment ago
+                        self._insist(self.storage.set_trial_user_attr, trial._trial_id, "result", found)
+                self._tell(trial.number, left_as(trial))
         self.revive()
 
     def revive(self) -> None:
@@ -131,8 +147,7 @@ class Study:
                 self._tell(trial.number, TrialState.FAIL)
                 continue
             self.alive.add(trial._trial_id)
-            first = min([trial.number, *trial.user_attrs.get("retry_of", ())])
-            return Suggestion(trial, dict(trial.params), first, self._twin(trial), epoch_values(trial))
+            return Suggestion(trial, dict(trial.params), first_number(trial), self._twin(trial), epoch_values(trial))
         return None
 
     def others_at_work(self) -> bool:
@@ -179,7 +194,11 @@ class Study:
             self._tell_epochs(suggestion, {epoch: value})
             if len(self.settings.metrics) > 1:
                 return True
-            return last or not self._insist(suggestion.trial.should_prune)
+            before = epoch < max(suggestion.epochs)  # in an earlier life it went on after this epoch
+            if last or before or not self._insist(suggestion.trial.should_prune):
+                return True
+            self._insist(suggestion.trial.set_user_attr, "pruned", True)  # killed from here on, it stays so
+            return False
         except UpdateFinishedTrialError:  # it was silent for so long that another process runs it again
             return False
 
@@ -227,6 +246,8 @@ class Study:
         except UpdateFinishedTrialError:
             return
         state = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED}.get(outcome.status, TrialState.FAIL)
+        if outcome.status == INTERRUPTED:
+            state = left_as(suggestion.trial)
         self._tell(suggestion.number, state, outcome.values if state == TrialState.COMPLETE else None)
 
     def answer(self, suggestion: Suggestion) -> None:
@@ -300,7 +321,7 @@ class Study:
             # One that was killed before it could say whose it is has no heartbeat that could end.
             nobody = "owner" not in trial.user_attrs and trial.datetime_start
             if trial._trial_id in silent or (nobody and datetime.now() - nobody > patience):
-                self._tell(trial.number, TrialState.FAIL)
+                self._tell(trial.number, left_as(trial))
 
     def _insist(self, action: Callable[..., _T], *arguments: Any, **named: Any) -> _T:
         """Return what `action` returns, once the storage answers.

@@ -29,7 +29,7 @@ from pochitrain.locale import _
 from pochitrain.sinks.console import EpochBar, Log, reason_of
 from pochitrain.tasks.environment import differences, environment
 from pochitrain.tasks.outputs import Outputs
-from pochitrain.tasks.prepare import Plan, as_config, plan, why_new
+from pochitrain.tasks.prepare import Plan, as_config, begun_in, plan, why_new
 from pochitrain.tasks.summary import say_end, say_epoch, say_start, say_stopped_early
 
 
@@ -123,8 +123,7 @@ def _go_on(chosen: Plan, strict_env: bool, log: Log, trial: Trial | None) -> Tra
         warn_of_other_best(experiment, history, config, log)
         say_end(log, trained, config)
         return trained
-    precision = manifest.get("resolved", {}).get("precision") if config.precision == "auto" else None
-    run = build_run(config, chosen.data, precision=precision)
+    run = build_run(config, chosen.data, precision=begun_in(config, experiment))
     outputs = Outputs(chosen, run, log, manifest)
     _guard_environment(manifest, outputs.resolved, strict_env, log)
     restore(run, loaded.state, loaded.step)

@@ -21,12 +21,12 @@ from pochitrain.config.search import Direction, Scalar
 from pochitrain.data.source import Data, load_data
 from pochitrain.engine.run import Run, build_run, choose_device
 from pochitrain.errors import AlreadyRunningError, ConfigError, DiskError, PochiError, Problem, StoppedError
-from pochitrain.experiment import read_manifest, write_manifest
+from pochitrain.experiment import Experiment, read_manifest, write_manifest
 from pochitrain.history import History, Record
 from pochitrain.locale import _
 from pochitrain.reports.trials import COMPLETE, FAILED, INTERRUPTED, PRUNED
 from pochitrain.sinks.console import Log
-from pochitrain.tasks.prepare import plan
+from pochitrain.tasks.prepare import begun_in, plan
 from pochitrain.tasks.search_space import goal_settings, settings_of
 from pochitrain.tasks.train import Trial, train
 
@@ -113,7 +113,7 @@ class Trainer:
                 begins(experiment.id, str(experiment.dir))
             log = Log(config.log_level, quiet=True)
             done = train(config, data=data, log=log, trial=Trial(ask, lambda history: not ended and keeps(history)))
-            measured = measure(config, data) if set(MEASURED) & set(metrics) else {}
+            measured = measure(config, data, done.experiment) if set(MEASURED) & set(metrics) else {}
             rows = [{**record, **measured} for record in done.history]
             values = objective(rows, metrics, self.config.optuna.directions)
         except (StoppedError, AlreadyRunningError) as error:  # a worker of a killed search may not be gone yet
@@ -199,9 +199,9 @@ def _data_key(config: Config) -> str:
     return repr([getattr(config, name) for name in READ_WITH_THE_DATA])
 
 
-def measure(config: Config, data: Data) -> Record:
+def measure(config: Config, data: Data, experiment: Experiment) -> Record:
     """Return `parameters`, and `latency_ms`: the median time of one image through the model, of 30 after 10 to warm."""
-    run = build_run(config, data)
+    run = build_run(config, data, precision=begun_in(config, experiment))
     count = sum(parameter.numel() for parameter in run.model.parameters())
     return {"latency_ms": _latency_ms(run), "parameters": float(count)}
 

@@ -120,6 +120,9 @@ def _thresholds_table(relied: Reliance) -> Table:
 
 def say_fp32(log: Log, predictions: Predictions, different: int) -> None:
     """Say what the precision cost."""
+    if predictions.precision == "fp32":
+        log.info(_("precision      the answers are in fp32 already"))
+        return
     shown = f"{different} / {len(predictions.paths)}"
     log.info(
         _("precision      {shown} answers in {name} are others than in fp32", shown=shown, name=predictions.precision)

@@ -109,6 +109,17 @@ def test_what_is_usual_in_a_group_does_not_count() -> None:
     assert list(zip(first, second, strict=True)) == [(0, 100)]
 
 
+def test_mostly_copies_do_not_make_copies_usual() -> None:
+    copies = np.repeat(signatures(range(4)), 25, axis=0)
+    noise = np.random.default_rng(0).normal(0, 0.002, copies.shape)
+    some = (copies + noise).astype(np.float32)
+    some /= np.linalg.norm(some, axis=(1, 2), keepdims=True)
+    original = np.repeat(range(4), 25)
+    first, second, *_rest = alike(some, limits(some, np.zeros(100, np.int64)))
+    assert set(first) | set(second) == set(range(100))
+    assert np.array_equal(original[first], original[second])
+
+
 def test_a_small_group_goes_by_all_pictures() -> None:
     """Of ten files of one picture nobody could learn that near pictures are usual; of all the others one can."""
     groups = np.repeat([0, 1], [10, 190])

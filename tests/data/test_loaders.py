@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torchvision import transforms
 
 from pochitrain import load_config, train
 from pochitrain.data import loaders
@@ -210,7 +211,9 @@ def test_a_sample_that_raises_is_named_with_its_reason(workers: int) -> None:
     what, where, mend = problem(loader_of(Broken({5: ZeroDivisionError("by zero")}), workers=workers))
     assert what == "A sample cannot be used: ZeroDivisionError: by zero"
     assert where == "sample 5"
-    assert "on_bad_image" in mend
+    assert re.match(
+        r"correct your code \(.*test_loaders.py:\d+, __getitem__\) or the sample, or set on_bad_image", mend
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -222,6 +225,58 @@ def test_sizes_that_do_not_stack_name_two_samples(workers: int) -> None:
     assert "sample 5" in where.splitlines()[0] + where.splitlines()[1]
     assert len(where.splitlines()) == 2
     assert "Resize" in mend
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_grey_among_colour_is_not_a_matter_of_size(workers: int) -> None:
+    what, where, mend = problem(loader_of(Broken({5: torch.zeros(1, 2, 2)}), workers=workers))
+    assert "(1, 2, 2)" in what
+    assert "sample 5" in where
+    assert "Grayscale" in mend
+    assert "Resize" not in mend
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float64])
+def test_a_sample_of_another_kind_of_numbers_is_named(dtype: torch.dtype) -> None:
+    """Stacked, the batch would hold 0 to 255 beside 0 to 1, or be of a kind that no model takes."""
+    what, where, mend = problem(loader_of(Broken({5: torch.zeros(3, 2, 2, dtype=dtype)}), skip_failures=True))
+    assert what == f"A sample cannot be used: an image of {dtype}, not of torch.float32"
+    assert where == "sample 5"
+    assert "ToDtype(torch.float32, scale=True)" in mend
+
+
+DARK = """
+def darker(image):
+    if image.getpixel((0, 0)) == {pixel!r}:
+        raise ValueError("too dark")
+    return image
+train_transform = transforms.Compose([darker, transforms.ToTensor()])
+num_workers = {workers}
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_step_of_the_users_that_raises_is_no_damaged_file(
+    write_config: WriteConfig, victim: tuple[str, tuple[int, ...]], workers: int
+) -> None:
+    name, pixel = victim
+    path = write_config(DARK.format(pixel=pixel, workers=workers))
+    with pytest.raises(DataError) as caught:
+        fitted(path, epochs=1)
+    [found] = caught.value.problems
+    assert found.what == "A sample cannot be used: ValueError: too dark"
+    assert found.where == name
+    line = next(n for n, text in enumerate(path.read_text().splitlines(), 1) if "too dark" in text)
+    assert found.mend.startswith("correct the transform (")
+    assert f"{path.name}:{line}, darker)" in found.mend
+    assert "on_bad_image" in found.mend
+
+
+def test_a_step_of_a_library_that_raises_is_no_damaged_file(images: Path) -> None:
+    files = sorted(map(str, (images / "train").rglob("*.png")))
+    what, _where, mend = problem(loader_of(files, transforms.RandomCrop(1000), labels=[0] * len(files)))
+    assert "Required crop size" in what
+    assert mend == 'correct the transform, or set on_bad_image = "skip"'
 
 
 @pytest.mark.parametrize("workers", [0, 1])

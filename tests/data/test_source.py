@@ -114,6 +114,56 @@ def test_a_split_without_validation_is_an_error(write_config: WriteConfig, tmp_p
         load_config(write_config(lines + "group_by = ''"))
 
 
+def test_uncompressed_images_are_told_apart_by_all_their_bytes(tmp_path: Path) -> None:
+    """A dot on a white page: the size, the head, the middle and the tail of the file are the same."""
+    root = tmp_path / "all"
+    (root / "page").mkdir(parents=True)
+    for number in range(40):
+        image = Image.new("RGB", (100, 100), "white")
+        image.putpixel((number, 20), (0, 0, 0))
+        image.save(root / "page" / f"{number}.{'bmp' if number % 2 else 'tiff'}")
+    train, val = split_folder(scan_folder(root), 0.5, None)
+    for side in (train, val):
+        assert {Path(name).suffix for name in side.files} == {".bmp", ".tiff"}
+    shutil.copy(root / val.files[0], root / "page" / f"copy{Path(val.files[0]).suffix}")
+    _train, more = split_folder(scan_folder(root), 0.5, None)
+    assert set(val.files) < set(more.files)
+
+
+def test_the_sides_of_today_are_those_of_earlier_versions(tmp_path: Path) -> None:
+    root = tmp_path / "all"
+    (root / "a").mkdir(parents=True)
+    for number, (name, head) in enumerate(
+        [
+            ("jpeg", b"\xff\xd8\xff"),
+            ("png", b"\x89PNG\r\n\x1a\n"),
+            ("gif", b"GIF89a"),
+            ("webp", b"RIFF"),
+            ("bmp", b"BM"),
+        ]
+    ):
+        length = 12_288 if name == "bmp" else 20_000  # of small files the parts are all there is
+        (root / "a" / f"{number}.{name}").write_bytes(head + bytes(length - len(head)))
+    train, val = split_folder(scan_folder(root), 0.4, None)
+    assert train.files == ("a/0.jpeg", "a/4.bmp")
+    assert val.files == ("a/1.png", "a/2.gif", "a/3.webp")
+
+
+def test_what_group_by_finds_is_told(write_config: WriteConfig, tmp_path: Path) -> None:
+    root = make_images(tmp_path / "all", {"ant": 30, "bee": 30})
+    (root / "bee" / "000.png").rename(root / "bee" / "other.png")
+
+    def load(group_by: str) -> Data:
+        split = f"train_data_root = {str(root)!r}\nval_data_root = 'auto'\ngroup_by = {group_by!r}"
+        return load_data(load_config(write_config(split)))
+
+    notes = load(r"(\d)(\d)\.png").notes  # the first parentheses alone: 00 to 09 are one group
+    assert "group_by makes 3 groups of 59 images" in notes
+    assert "group_by finds nothing in 1 of 60 paths" in notes
+    with pytest.raises(ConfigError, match=r"nothing in any of the 60 paths, e.g. ant/000.png\n.*group_by\n.*fits"):
+        load(r"part\d+")
+
+
 def test_groups_do_not_depend_on_the_unicode_form_of_a_name(tmp_path: Path) -> None:
     split = []
     for form in ("NFC", "NFD"):

@@ -177,6 +177,15 @@ def bmp_rle8(indices: np.ndarray, palette: np.ndarray) -> bytes:
     return b"BM" + struct.pack("<IHHI", offset + len(body), 0, 0, offset) + header + colours + body
 
 
+def bmp_with_alpha(colours: np.ndarray, alpha: int) -> bytes:
+    """Return a BMP of version 5 (BITMAPV5HEADER) with a mask for alpha, which is the same everywhere."""
+    height, width = colours.shape[:2]
+    body = np.dstack([colours[::-1, :, ::-1], np.full((height, width), alpha, np.uint8)]).tobytes()
+    header = struct.pack("<IiiHHIIiiII", 124, width, height, 1, 32, 3, len(body), 2835, 2835, 0, 0)  # 3: BI_BITFIELDS
+    header += struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    return b"BM" + struct.pack("<IHHI", 138 + len(body), 0, 0, 138) + header.ljust(124, b"\0") + body
+
+
 def exif(orientation: int) -> bytes:
     data = Image.Exif()
     data[0x0112] = orientation
@@ -246,6 +255,8 @@ def _pngs() -> list[Specimen]:
         Specimen("lossless.webp", encoded(Image.fromarray(RGB), "WEBP", lossless=True, quality=100), RGB, 0),
         Specimen("grey.png", encoded(Image.fromarray(GREY), "PNG"), three(GREY), 0),
         Specimen("grey.bmp", encoded(Image.fromarray(GREY), "BMP"), three(GREY), 0),
+        Specimen("no-alpha.bmp", bmp_with_alpha(RGB, 0), RGB, 0),
+        Specimen("half-alpha.bmp", bmp_with_alpha(RGB, 51), 204 + np.rint(RGB * 0.2), 1),
         Specimen("1bit.png", encoded(Image.fromarray(bits.astype(bool)), "PNG"), three(bits * 255), 0),
         Specimen("1bit.bmp", encoded(Image.fromarray(bits.astype(bool)), "BMP"), three(bits * 255), 0),
         Specimen("grey2.png", png(GREY % 4, 0, bits=2), three(GREY % 4 * 85), 0),
@@ -567,6 +578,7 @@ def refused_ones() -> list[tuple[str, bytes, str]]:
         ("text.jpg", b"this is no picture", "no JPEG"),
         ("page.png", b"<html><body>404</body></html>", "no JPEG"),
         ("sound.webp", b"RIFF\x24\0\0\0WAVEfmt " + bytes(24), "no JPEG"),
+        ("0x0.gif", b"GIF89a" + bytes(7) + b"," + bytes(9) + b"\2\0;", "its header gives no size"),
         ("header-only.png", rgb[:33], "cut off"),
         ("int16.tif", tiff(grey.astype(np.int16), 1, sample_format=2), "integers"),
         ("int8.tif", tiff(GREY.astype(np.int8), 1, sample_format=2), "integers"),

@@ -14,7 +14,7 @@ from torchvision import models
 
 from pochitrain.config.loader import load_config
 from pochitrain.data.source import load_data
-from pochitrain.engine.checks import Work, check_loss, check_outputs, slow_in_bf16, wrong_in_bf16
+from pochitrain.engine.checks import Convolution, Work, check_loss, check_outputs, slow_in_bf16, wrong_in_bf16
 from pochitrain.engine.loop import Diverged, fit
 from pochitrain.engine.run import build_run, restore, state_of
 from pochitrain.errors import PochiError
@@ -195,7 +195,8 @@ def test_what_is_known_to_be_wrong(convolution: nn.Module, images: list[tuple[in
 
     model = Model()
     work = check_outputs(model, torch.zeros(1, 3, 8, 8), 2)
-    assert wrong_in_bf16(model, work) == ("shared" if wrong else "")
+    found = wrong_in_bf16(work)
+    assert (found.name if found else "") == ("shared" if wrong else "")
 
 
 # As measured by `benchmarks/bf16_speed.py`.
@@ -225,6 +226,67 @@ def test_the_work_of_a_model_is_counted() -> None:
     work = check_outputs(model, torch.zeros(1, 3, 4, 4), 2)
     assert work.values == 8 * 16 + 8 * 16 + 4 * 64 + 2
     assert work.products == 8 * 16 * 27 + 8 * 16 * 9 + 4 * 64 * 8 + 2 * 256
+
+
+class Called(nn.Module):
+    """A convolution of stride 2 that is called on 8, 4, 2 and 1 pixels, and one without a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared, self.kernel = nn.Conv2d(3, 3, 3, stride=2, padding=1), nn.Parameter(torch.ones(2, 3, 3, 3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        for _number in range(4):
+            images = self.shared(input=images)
+        return nn.functional.conv2d(images, self.kernel, padding=1).flatten(1)
+
+
+class LowRank(nn.Linear):
+    """A linear layer without a weight of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(192, 2)
+        del self.weight
+        self.first, self.second = nn.Parameter(torch.ones(2, 1)), nn.Parameter(torch.ones(1, 192))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(images.flatten(1), self.first @ self.second, self.bias)
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(3, 1, batch_first=True)
+        self.empty = nn.Parameter(torch.ones(0, 3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pixels = images.flatten(2).transpose(1, 2)
+        nn.functional.linear(pixels, self.empty)
+        return self.attention(pixels, pixels, pixels)[0].mean(1)[:, :2]
+
+
+def test_layers_are_seen_however_they_are_called() -> None:
+    work = check_outputs(Called(), torch.zeros(1, 3, 8, 8), 2)
+    assert [(each.name, each.size) for each in work.convolutions] == [
+        *(("shared", (edge, edge)) for edge in (8, 4, 2, 1)), ("Called", (1, 1)),
+    ]  # fmt: skip
+    wrong = wrong_in_bf16(work)
+    assert wrong is not None
+    assert wrong.size == (1, 1)
+    assert check_outputs(LowRank(), torch.zeros(1, 3, 8, 8), 2) == Work([], 2 * 192 + 2 * 192, 2 * 192 + 2)
+    attending = check_outputs(Attending(), torch.zeros(1, 3, 8, 8), 2)
+    assert attending.products >= 64 * 9 * 4  # three projections, and what comes out
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_a_model_that_does_not_bear_to_be_watched_is_left_alone() -> None:
+    class Shy(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:
+                raise KeyError("watched")
+            return images.flatten(1)[:, :2]
+
+    assert check_outputs(Shy(), torch.zeros(1, 3, 8, 8), 2) == Work()
 
 
 DEPTHWISE = """
@@ -275,7 +337,7 @@ def test_all_other_convolutions_are_right_in_bf16() -> None:
         convolution = convolution.to(memory_format=layout)
         exact = convolution(images)
         image = exact if convolution.transposed else images
-        if wrong_in_bf16(nn.Sequential(convolution), Work({"0": tuple(image.shape[2:])})):
+        if wrong_in_bf16(Work([Convolution("", tuple(image.shape[2:]), kernel, stride, groups)])):
             continue
         upstream = torch.randn_like(exact)
         expected = torch.autograd.grad(exact, [images, convolution.weight], upstream)

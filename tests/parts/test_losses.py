@@ -89,7 +89,9 @@ def test_what_a_loss_keeps_of_validation_it_may_use_in_training(write_config: Wr
 
 
 def test_an_object_asks_for_nothing_that_the_file_says_beside_it(write_config: WriteConfig) -> None:
-    beside = "loss = nn.CrossEntropyLoss(label_smoothing=0.1)\nmy_opened = open(__file__)\nbatches_seen = "
+    beside = (
+        "loss = nn.CrossEntropyLoss(label_smoothing=0.1)\nimport threading\nmy_lock = threading.Lock()\nbatches_seen = "
+    )
     one, other = (canonical_settings(load_config(write_config(beside + text))) for text in ("1", "2"))
     assert one == other
 

@@ -92,6 +92,18 @@ def test_a_state_from_a_device_without_the_fused_form_is_continued_in_it(write_c
     assert after.state[weight]["step"] == 2
 
 
+def test_the_learning_rate_is_no_further_argument(write_config: WriteConfig) -> None:
+    """Two settings of one thing: searching learning_rate would change nothing."""
+    with pytest.raises(ConfigError) as error:
+        config_of(write_config, "batch_size = 0\noptimizer_params = {'lr': 0.1, 'eps': 1e-7}")
+    found = error.value.problems
+    assert [each.where.split(", ")[-1] for each in found] == ["batch_size", "optimizer_params.lr"]
+    assert found[1].what == "The learning rate has a setting of its own"
+    assert found[1].mend == "write it as learning_rate, and leave lr out"
+    own = "def optimizer(parameters, lr): return torch.optim.SGD(parameters, lr=lr)\noptimizer_params = {'lr': 0.5}"
+    assert optimizer_of(config_of(write_config, own)).defaults["lr"] == 0.5  # whose arguments are the user's
+
+
 @pytest.mark.parametrize(
     ("name", "given", "reason"),
     [

@@ -20,9 +20,11 @@ from torchvision.transforms import v2
 
 from pochitrain.cli import app, run
 from pochitrain.config.loader import load_config
+from pochitrain.data.audit import survey, twins
+from pochitrain.data.folder import scan_folder
 from pochitrain.data.source import load_data
 from pochitrain.errors import DataError
-from pochitrain.tasks.check import crop_steps
+from pochitrain.tasks.check import crop_steps, shown_pairs
 from tests.data.pictures import picture, write_pictures
 from tests.data.zoo import damaged_jpegs, doubtful_jpegs, refused_by_pixels, refused_ones
 
@@ -148,6 +150,40 @@ def test_a_split_that_leaves_nothing_to_validate_is_an_error(check: Callable[...
     assert check("val_data_root = 'auto'\ngroup_by = 'png'") == 3
     assert kinds(tmp_path / "report") == {("error", "folder"): 1}
     assert "Nothing is left for validation" in rows(tmp_path / "report")[0]["detail"]
+
+
+def test_what_contradicts_the_data_is_an_error(check: Callable[..., int], tmp_path: Path) -> None:
+    assert check("num_classes = 5\nclass_weights = [1, 2, 3, 4, 5]") == 3
+    found = rows(tmp_path / "report")
+    assert [(row["kind"], row["file"]) for row in found] == [("classes", "num_classes"), ("classes", "class_weights")]
+    assert "the data has 2 classes: ant, bee" in found[0]["detail"]
+    assert check("val_data_root = 'auto'\ngroup_by = 'part'") == 3
+    assert "group_by finds nothing" in rows(tmp_path / "report")[0]["detail"]
+
+
+def test_a_picture_that_is_gone_by_now_is_a_finding_and_not_shown(data: Path, tmp_path: Path) -> None:
+    train = data / "train"
+    for name in ("000", "001"):
+        shutil.copy(train / "ant" / f"{name}.png", train / "ant" / f"copy{name}.png")
+        shutil.copy(train / "ant" / f"{name}.png", train / "bee" / f"copy{name}.png")
+    pairs = twins([survey("train", scan_folder(train), tmp_path / "cache")])
+    (train / "ant" / "000.png").unlink()
+    shown, lost = shown_pairs(pairs, "error")
+    assert [pair.names[0] for pair in shown] == ["Training: ant/001.png"] * 2
+    assert [(it.kind, it.severity, it.file) for it in lost] == [("unreadable", "error", str(train / "ant" / "000.png"))]
+    assert "No such file" in lost[0].detail
+
+
+def test_a_known_copy_that_is_overwritten_since_is_told(check: Callable[..., int], data: Path, tmp_path: Path) -> None:
+    copy = data / "train" / "ant" / "copy.png"
+    shutil.copy(data / "train" / "ant" / "003.png", copy)
+    assert check() == 0
+    status = copy.stat()
+    copy.write_bytes(bytes(status.st_size))
+    os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert check() == 3
+    assert kinds(tmp_path / "report") == {("error", "unreadable"): 1}
+    assert (tmp_path / "report" / "report.html").exists()
 
 
 def test_a_table_with_a_missing_file_is_looked_at_all_the_same(

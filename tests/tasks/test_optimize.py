@@ -774,9 +774,11 @@ def test_the_winner_is_confirmed_with_new_seeds(
     """Also when the process of one of these trainings is killed: it is run again."""
     monkeypatch.chdir(tmp_path)
     lines = """
-import os, signal
+import os, shutil, signal
 def train_epoch(run, epoch):
     noise = run.config.seed % 3
+    if run.config.task.startswith("confirm"):
+        shutil.copy(run.config.work_dir + "/study_statistics.json", "meanwhile.json")
     if run.config.task == "confirm-shipped" and noise == 2 and not os.path.exists("died"):
         open("died", "w").close()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -789,6 +791,8 @@ def train_epoch(run, epoch):
     found = optimize(load_config(path))
     told = statistics(found.folder)["confirmation"]
     assert (tmp_path / "died").exists()
+    assert json.loads((tmp_path / "meanwhile.json").read_text(encoding="utf-8"))["status"] == "running"
+    assert statistics(found.folder)["status"] == "complete"
     assert told["of"]["seeds"] == [43, 44, 45]
     assert told["shipped"]["values"] == [51.0, 52.0, 50.0]
     assert found.best is not None

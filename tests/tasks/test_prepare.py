@@ -10,8 +10,10 @@ import pytest
 
 from pochitrain import train
 from pochitrain.config.schema import Config
+from pochitrain.data.source import load_data
 from pochitrain.errors import ConfigError, Problem
-from pochitrain.tasks.prepare import checked_config
+from pochitrain.tasks.config import check_config
+from pochitrain.tasks.prepare import begun_in, checked_config, plan
 
 WriteConfig = Callable[..., Path]
 
@@ -77,3 +79,20 @@ def test_train_takes_a_file_or_a_config(write_config: WriteConfig) -> None:
             train(wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="epochs cannot be 0"):
         train(write_config("epochs = 0"))
+
+
+def test_a_check_names_the_precision_in_which_an_experiment_goes_on(
+    write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_config("model_name = 'resnet18'\nnum_workers = 0\nepochs = 1\nprecision = 'auto'")
+    chosen = plan(config := checked_config(path), load_data(config))
+    assert begun_in(config, chosen.experiment) is None
+    monkeypatch.setattr("torch.cpu.get_capabilities", dict)  # a processor without bf16
+    train(path)
+    assert begun_in(config, chosen.experiment) == "fp32"
+    asked = checked_config(path, {"precision": "bf16"})
+    assert begun_in(asked, chosen.experiment) is None
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
+    capsys.readouterr()
+    check_config(path, {"epochs": 2})
+    assert "on cpu in fp32" in capsys.readouterr().out

@@ -91,6 +91,24 @@ def check(write_config: WriteConfig) -> Check:
             ["Searching early_stopping.patience would change nothing", "below optuna_epochs = 5 to matter"],
         ),
         (
+            {"early_stopping.enabled": choices(True, False), "early_stopping.min_delta": floats(0.1, 0.2)},
+            "optuna = {'optuna_epochs': 5}",
+            ["Searching early_stopping.min_delta would change nothing", "below optuna_epochs = 5 to matter"],
+        ),
+        (
+            {
+                "early_stopping": choices({"enabled": True, "patience": 1}, {"enabled": True, "patience": 2}),
+                "early_stopping.patience": {"type": "int", "low": 1, "high": 3},
+            },
+            "",
+            ["Searching early_stopping would change nothing"],
+        ),
+        (
+            {"learning_rate": floats(0.1, 0.2), "optimizer_params.lr": floats(0.1, 0.2)},
+            "",
+            ["search_space.optimizer_params.lr", "The learning rate has a setting of its own"],
+        ),
+        (
             {"layer_wise_lr_config.layer_rates.fc": floats(0.001, 0.01)},
             LAYERS,
             ["Searching layer_wise_lr_config.layer_rates.fc would change nothing"],

@@ -18,6 +18,7 @@ from optuna.trial import TrialState, create_trial
 from pochitrain import load_config
 from pochitrain.config.search import read_dimension
 from pochitrain.errors import ConfigError, DiskError
+from pochitrain.experiment import Experiment, write_manifest
 from pochitrain.reports.trials import COMPLETE, FAILED, INTERRUPTED, PRUNED, RUNNING, TrialRow
 from pochitrain.tasks import sampling, study
 from pochitrain.tasks.grid import Grid
@@ -215,6 +216,83 @@ def test_successive_halving_compares_the_same_epochs_of_trials_side_by_side(open
     assert third is not None
     assert own.report(third, 1, 13.0, last=False)
     assert not own.report(third, 4, 47.0, last=False)
+
+
+@pytest.mark.parametrize("pruner", ["MedianPruner", "SuccessiveHalvingPruner"])
+@pytest.mark.parametrize("gone", ["its worker", "the search", "its machine"])
+def test_what_was_to_be_pruned_is_not_run_again(opened: Open, tmp_path: Path, pruner: str, gone: str) -> None:
+    """Whatever ends its process before it could stop."""
+    stored = {"storage": sqlite(tmp_path), "pruner": pruner, "n_trials": 7}
+    own = opened(**stored)
+    own.take_over(tmp_path)
+    run_curves(own, [GOOD[:2]] * 5)
+    killed = own.ask()
+    assert killed is not None
+    assert not own.report(killed, 1, 0.5, last=False)
+    if gone == "its worker":
+        own.end(killed, Outcome(INTERRUPTED, experiment="id", folder="there"))
+    folder = tmp_path / "trial-0005" / "net" / f"{5:012}"
+    folder.mkdir(parents=True)
+    write_manifest(Experiment(folder, f"{5:064}"), {"task": "trial-0005", "model": "net"})
+    after = own if gone == "its worker" else opened(**stored)
+    if gone == "the search":
+        after.take_over(tmp_path)
+    if gone == "its machine":
+        with closing(sqlite3.connect(tmp_path / "study.db")) as connection, connection:
+            connection.execute("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')")
+    following = after.ask()
+    assert following is not None
+    row, last = after.rows()[5:]
+    assert (row.number, row.state, row.epochs) == (5, PRUNED, {1: 0.5})
+    found = {"its worker": ("id", "there"), "the search": (f"{5:064}", str(folder)), "its machine": ("", "")}
+    assert (row.retry_of, row.experiment, row.folder) == ([], *found[gone])
+    assert (last.number, last.state, last.retry_of) == (6, RUNNING, [])  # another trial, none that is run again
+    finish(after, following)
+    assert after.ask() is None
+
+
+@pytest.mark.parametrize("pruner", ["SuccessiveHalvingPruner", "HyperbandPruner"])
+def test_a_kill_before_the_answer_is_known_changes_no_pruning(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pruner: str
+) -> None:
+    """Optuna notes that a trial was compared before it compares."""
+    drawn = random.Random(1)
+    curves = [[start + n for n in range(9)] for start in (drawn.random() * 100 for _trial in range(16))]
+    settings = {"pruner": pruner, "n_trials": 16, "optuna_epochs": 9, "sampler": "RandomSampler"}
+    straight = run_curves(opened(**settings), curves)
+    assert {1, 9} < set(straight)
+    own, lengths = opened(**settings), []
+    for curve in curves:
+        killed = own.ask()
+        assert killed is not None
+        with monkeypatch.context() as patched:
+            asked = killed.trial.should_prune
+            patched.setattr(killed.trial, "should_prune", lambda asked=asked: asked() and False)
+            assert own.report(killed, 1, curve[0], last=False)
+        own.end(killed, Outcome(INTERRUPTED, gracefully=True))
+        again = own.ask()
+        assert again is not None
+        length, goes_on = 0, True
+        while goes_on and length < 9:
+            length += 1
+            goes_on = own.report(again, length, curve[length - 1], last=length == 9)
+        own.end(again, Outcome(COMPLETE if goes_on else PRUNED, [], [curve[length - 1]]))
+        lengths.append(length)
+    assert lengths == straight
+
+
+def test_a_trial_that_is_run_again_is_not_asked_where_it_went_on(opened: Open) -> None:
+    """Others have become better meanwhile; it is compared at the epoch after which it was killed."""
+    own = opened(pruner="MedianPruner", n_trials=10)
+    killed = own.ask()
+    assert killed is not None
+    assert all(own.report(killed, epoch, 5.0, last=False) for epoch in (1, 2))
+    run_curves(own, [GOOD[:3]] * 5)
+    own.end(killed, Outcome(INTERRUPTED))
+    again = own.ask()
+    assert again is not None
+    assert again.first == killed.number
+    assert [own.report(again, epoch, 5.0, last=False) for epoch in (1, 2)] == [True, False]
 
 
 @pytest.mark.parametrize("pruner", ["SuccessiveHalvingPruner", "HyperbandPruner"])

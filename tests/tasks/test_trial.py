@@ -402,7 +402,7 @@ loss = broken
         (FAILURES.format(error="MemoryError()"), "does not hold a batch of 4 images", True),
         (FAILURES.format(error="SystemExit('mine')"), "Your code raised SystemExit: mine", True),
         (FAILURES.format(error="KeyboardInterrupt('mine')"), "Your code raised KeyboardInterrupt: mine", True),
-        ("optimizer_params = {'lr': -1}", "optimizer_params does not fit Adam", False),
+        ("optimizer_params = {'eps': -1}", "optimizer_params does not fit Adam", False),
     ],
 )
 def test_a_failure_says_why_and_where(
