@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pochitrain.errors import DiskError
+from pochitrain.errors import DiskError, file_reason
 from pochitrain.locale import _
 
 CHUNK_BYTES = 1 << 20
@@ -180,7 +180,7 @@ def disk_error(error: OSError, path: Path, option: str = "") -> DiskError:
         option: the setting or option that names another folder, if one does.
     """
     words = _WORDS.get(error.errno or 0)
-    what, mend = words(_other_folder(option)) if words else (error.strerror or str(error), "")
+    what, mend = words(_other_folder(option)) if words else (file_reason(error), "")
     if not mend:
         mend = _("check the disk and the folder, then start the same command again: what was saved is kept")
     return DiskError(what, str(path), mend)

@@ -12,6 +12,8 @@ PochiError                 1  (never raised itself: an uncaught bug exits 1)
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -90,3 +92,20 @@ class StoppedError(PochiError):
     def __init__(self, what: str, where: str = "", mend: str = "", *, exit_code: int = 130) -> None:
         super().__init__(what, where, mend)
         self.exit_code = exit_code
+
+
+def file_reason(error: OSError) -> str:
+    """Return why a file cannot be used, in the reader's language; rare reasons in the words of the system."""
+    known = {
+        errno.ENOENT: _("No such file or directory"),
+        errno.EACCES: _("Permission denied"),
+        errno.EPERM: _("Operation not permitted"),
+        errno.EISDIR: _("Is a directory"),
+        errno.ENOTDIR: _("Not a directory"),
+        errno.ELOOP: _("Too many levels of symbolic links"),
+        errno.ENAMETOOLONG: _("File name too long"),
+        errno.EIO: _("Input/output error"),
+    }
+    if error.errno is None:
+        return str(error)
+    return known.get(error.errno) or os.strerror(error.errno)

@@ -71,7 +71,7 @@ def usage_problem(error: Any) -> Problem:
         mend = _("did you mean {near}?", near=near[1].replace("'", ""))
     words = found.groupdict()
     name = words.get("names", words.get("name", ""))
-    if name.endswith(".py") and (line := _with_config(name, error.ctx)):
+    if command and name.endswith(".py") and (line := _with_config(name, error.ctx)):
         mend = line
     return Problem(_WORDS[found.re.pattern](**words), command, mend)
 
@@ -80,7 +80,8 @@ def _with_config(name: str, context: Any) -> str:
     """Return the command line with `--config` before a file that was given without; empty where that would be wrong."""
     given = sys.argv[1:]
     command = [] if any("--config" in each.opts for each in context.command.params) else ["train"]
-    if given.count(name) != 1 or {"-c", "--config"} & set(given) or (command and given[0] != name):
+    named = any(each.startswith(("-c", "--config")) for each in given)
+    if named or given.count(name) != 1 or (command and given[0] != name):
         return ""
     at = given.index(name)
     return shlex.join(["pochi", *command, *given[:at], "--config", *given[at:]])

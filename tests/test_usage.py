@@ -24,6 +24,7 @@ CASES = {
     "train a.py --epochs 3": "Not understood: a.py | where: pochi train | mend: pochi train --config a.py --epochs 3",
     "train a.py b.py": "Not understood: a.py b.py | where: pochi train | mend: see pochi train --help",
     "train -c a.py b.py": "Not understood: b.py | where: pochi train | mend: see pochi train --help",
+    "train --config=a.py b.py": "Not understood: b.py | where: pochi train | mend: see pochi train --help",
     "my.py": "There is no command my.py | where: pochi | mend: pochi train --config my.py",
     "config my.py": "There is no command my.py | where: pochi config | mend: see pochi config --help",
     "train --epochs": "--epochs needs a value",

@@ -21,8 +21,8 @@ from pochitrain.data.decode import BrokenImage, decode_with_remark, display_name
 from pochitrain.data.folder import ImageFolder
 from pochitrain.data.jpeg import remark_in_words
 from pochitrain.data.likeness import alike, limits, signature
-from pochitrain.data.reasons import file_reason
 from pochitrain.data.remembered import RECORD, Facts, remember, remembered, stamp
+from pochitrain.errors import file_reason
 from pochitrain.locale import _
 
 Step = tuple[Literal["resize", "crop"], tuple[int, ...]]  # (shorter side,) or (height, width)

@@ -23,7 +23,7 @@ import torchvision
 from pochitrain.config.canonical import canonical, digest
 from pochitrain.data.pipeline import Step
 from pochitrain.data.store import Store, cache_dir, close_files, free_disk, others_on_disk, read_steps, stored_pipelines
-from pochitrain.errors import ConfigError
+from pochitrain.errors import ConfigError, file_reason
 from pochitrain.locale import _
 
 VERSION = 3  # raised when a decoded image means something else than before
@@ -161,7 +161,7 @@ def disk_store(pipeline: str, steps: Sequence[Step], limit_bytes: int) -> Store:
 
 def _unwritable(error: OSError) -> ConfigError:
     return ConfigError(
-        _("The cache of decoded images cannot be written: {reason}", reason=error.strerror),
+        _("The cache of decoded images cannot be written: {reason}", reason=file_reason(error)),
         str(error.filename),
         _('set POCHI_CACHE_DIR to a folder that can be written, or cache = "memory"'),
     )

@@ -32,8 +32,7 @@ from pochitrain.data.completeness import Refusal, check_container, check_end, cu
 from pochitrain.data.headers import inspect_plain
 from pochitrain.data.jpeg import decode_jpeg, decode_plain
 from pochitrain.data.png import load_png, open_png
-from pochitrain.data.reasons import file_reason
-from pochitrain.errors import DataError
+from pochitrain.errors import DataError, file_reason
 from pochitrain.locale import _
 
 Pixels = npt.NDArray[np.uint8]

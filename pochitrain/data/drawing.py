@@ -32,9 +32,7 @@ _TRIALS = 16  # draws of a step that are compared
 class ArrayStep:
     """A step of a transform in two parts."""
 
-    draw: Callable[
-        [Size], tuple[Change, Size]
-    ]  # size of an image → what is done to its pixels, and the size after that
+    draw: Callable[[Size], tuple[Change, Size]]  # size → what is done to the pixels, and the size after that
     slow: bool = False  # what is done is worth the way to another thread
 
 

@@ -16,7 +16,7 @@ import stat
 import time
 import unicodedata
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,16 +24,13 @@ from typing import Any
 
 from pochitrain.data.decode import BrokenImage, ImageHeader, inspect_image
 from pochitrain.data.decode import display_name as display_name
-from pochitrain.data.reasons import file_reason
-from pochitrain.errors import DataError, Problem
+from pochitrain.errors import DataError, Problem, file_reason
 from pochitrain.locale import _
 
 SUFFIXES = frozenset({"jpg", "jpeg", "jfif", "png", "bmp", "gif", "tif", "tiff", "webp"})
 _NEVER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})  # left behind by macOS and Windows; compared in lower case
 
 _WAITING_SECONDS = 2e-5  # for one file; a disk that takes longer is slow
-
-_Key = tuple[int | bytes, ...]
 
 
 @dataclass(frozen=True)
@@ -268,6 +265,19 @@ def check_same_classes(train: ImageFolder, val: ImageFolder) -> ImageFolder:
         raise
 
 
+def nested_roots(train_root: Path, val_root: Path) -> str:
+    """Return a sentence when the two roots are one folder or one lies inside the other, else ""."""
+    train, val = Path(os.path.realpath(train_root)), Path(os.path.realpath(val_root))
+    names = {"train": display_name(train_root), "val": display_name(val_root)}
+    if train == val:
+        return _("training and validation read the same folder: {train}", **names)
+    if val.is_relative_to(train):
+        return _("the validation folder {val} lies inside the training folder {train}", **names)
+    if train.is_relative_to(val):
+        return _("the training folder {train} lies inside the validation folder {val}", **names)
+    return ""
+
+
 def with_classes(
     folder: ImageFolder, classes: Sequence[str], source: str, *, allow_missing: bool = False
 ) -> ImageFolder:
@@ -367,60 +377,3 @@ def check_headers(folder: ImageFolder, threads: int = 8) -> tuple[list[ImageHead
         found += [result for results, _waited in pool.map(inspect_some, parts) for result in results]
     headers = [result if isinstance(result, ImageHeader) else None for result in found]
     return headers, [result for result in found if isinstance(result, BrokenImage)]
-
-
-def exact_leaks(train: ImageFolder, val: ImageFolder) -> list[tuple[str, str]]:
-    """Return the pairs (training file, validation file) with the same bytes, one pair per validation file.
-
-    Files of different size are never read; of those that agree in size, 4 kB from the middle decide who is read whole.
-    """
-    if os.path.samefile(train.root, val.root) and set(val.files) <= set(train.files):
-        return [(name, name) for name in val.files]
-    ours: dict[_Key, list[int]] = {(): list(range(len(train.files)))}  # key so far → files
-    theirs: dict[_Key, list[int]] = {(): list(range(len(val.files)))}
-    for key in (_size, _middle, _content):
-        ours, theirs = _refined(train, ours, key), _refined(val, theirs, key)
-        shared = ours.keys() & theirs.keys()
-        ours, theirs = {k: ours[k] for k in shared}, {k: theirs[k] for k in shared}
-    pairs = [(index, ours[key][0]) for key, indices in theirs.items() for index in indices]
-    return [(train.files[first], val.files[index]) for index, first in sorted(pairs)]
-
-
-def nested_roots(train_root: Path, val_root: Path) -> str:
-    """Return a sentence when the two roots are one folder or one lies inside the other, else ""."""
-    train, val = Path(os.path.realpath(train_root)), Path(os.path.realpath(val_root))
-    names = {"train": display_name(train_root), "val": display_name(val_root)}
-    if train == val:
-        return _("training and validation read the same folder: {train}", **names)
-    if val.is_relative_to(train):
-        return _("the validation folder {val} lies inside the training folder {train}", **names)
-    if train.is_relative_to(val):
-        return _("the training folder {train} lies inside the validation folder {val}", **names)
-    return ""
-
-
-def _refined(
-    folder: ImageFolder, groups: dict[_Key, list[int]], key: Callable[[ImageFolder, int], int | bytes]
-) -> dict[_Key, list[int]]:
-    """Return the groups split further by one more key; a file that cannot be read is in none."""
-    refined: dict[_Key, list[int]] = defaultdict(list)
-    for known, indices in groups.items():
-        for index in indices:
-            with contextlib.suppress(OSError):  # `check_headers` names it
-                refined[*known, key(folder, index)].append(index)
-    return refined
-
-
-def _size(folder: ImageFolder, index: int) -> int:
-    return folder.sizes[index]
-
-
-def _middle(folder: ImageFolder, index: int) -> bytes:
-    with open(folder.path(index), "rb", buffering=0) as file:
-        file.seek(folder.sizes[index] // 2)
-        return file.read(4096)
-
-
-def _content(folder: ImageFolder, index: int) -> bytes:
-    with open(folder.path(index), "rb", buffering=0) as file:
-        return hashlib.file_digest(file, "sha256").digest()

@@ -18,7 +18,7 @@ from pochitrain.data.folder import SUFFIXES, ImageFolder, check_headers, scan_fo
 from pochitrain.data.source import AUTO, data_manifest, load_data
 from pochitrain.data.split import split_folder
 from pochitrain.data.table import is_table, list_images, read_table
-from pochitrain.errors import ConfigError, DataError, Problem
+from pochitrain.errors import ConfigError, DataError, Problem, file_reason
 from pochitrain.locale import _
 
 SHOWN = 10  # of the files and patterns that were named
@@ -218,7 +218,7 @@ def _images_below(root: str) -> list[str]:
         seen.add(real)
     if errors:
         what, mend = _("A folder cannot be read: {reason}"), _("allow this user to read it, or remove it")
-        problems = [Problem(what.format(reason=it.strerror), display_name(it.filename), mend) for it in errors]
+        problems = [Problem(what.format(reason=file_reason(it)), display_name(it.filename), mend) for it in errors]
         raise DataError(problems=problems)
     return sorted(found, key=_order)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import cloudpickle
 import numpy as np
@@ -33,6 +33,8 @@ from pochitrain.data.store import KINDS, Pixels, Place, Store
 from pochitrain.errors import DataError
 from pochitrain.locale import _
 from pochitrain.randomness import seed_everything, seed_torch
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -153,64 +155,59 @@ class Samples(Dataset[Any]):
     def _sample(self, epoch: int, index: int) -> Sample | Failure:
         self.at[self.place] = index
         try:
-            if self.labels is None:
-                self._seed(epoch, index)
-                image, label = self.items[index]
-                if isinstance(image, Image.Image):
-                    image = self.plan.draw(image)
-                return image, label_number(label), index
-            image = self.ahead.take(index) if self.ahead else self.prepare(index)
-            if self.plan.each:
-                self._seed(epoch, index)
-            return self._labelled(index, self.plan.draw(image))
-        except Exception as error:  # whatever a user's transform or data set raises is told with its sample
-            return _failure(index, error)
+            return _told(index, lambda: self._made(epoch, index))
         finally:
             self.at[self.place] = -1
+
+    def _made(self, epoch: int, index: int) -> Sample:
+        if self.labels is None:
+            self._seed(epoch, index)
+            image, label = self.items[index]
+            if isinstance(image, Image.Image):
+                image = self.plan.draw(image)
+            return image, label_number(label), index
+        image = self.ahead.take(index) if self.ahead else self.prepare(index)
+        if self.plan.each:
+            self._seed(epoch, index)
+        return self.plan.draw(image), self.labels[index], index
 
     def _samples(self, positions: Sequence[tuple[int, int]]) -> list[Sample | Failure]:
         """Return the samples of a batch: drawn one after the other, made side by side where that is worth it."""
         ahead, plan = self.ahead, self.plan
         if ahead is None or self.store is None or not plan.all_on_arrays or not any(step.slow for step in plan.arrays):
             return [self._sample(*position) for position in positions]
-        samples = [made() for made in [self._begun(ahead, *position) for position in positions]]
+        begun = [_told(index, functools.partial(self._begun, ahead, epoch, index)) for epoch, index in positions]
+        samples = [
+            each if isinstance(each, Failure) else _told(index, functools.partial(self._ended, epoch, index, each))
+            for (epoch, index), each in zip(positions, begun, strict=True)
+        ]
         ahead.cropping.clear()
         return samples
 
-    def _begun(self, ahead: Ahead, epoch: int, index: int) -> Callable[[], Sample | Failure]:
-        """Draw for a sample and let a thread make it; return what waits for that."""
-        try:
-            place, pixels = self.places[index], None
-            if place is not None and KINDS[place.kind] == "RGB" and index not in ahead.begun:
-                size = place.height, place.width
-            else:
-                image = ahead.take(index)
-                if not isinstance(image, np.ndarray):
-                    self._seed(epoch, index)
-                    return functools.partial(self._labelled, index, self.plan.draw(image))
-                pixels, size = image, (image.shape[0], image.shape[1])
-            self._seed(epoch, index)
-            future = ahead.crop(self._changed, index, pixels, size, self.plan.drawn(size))
-        except Exception as error:
-            return functools.partial(_failure, index, error)
-
-        def wait() -> Sample | Failure:
-            try:
-                changed = future.result()
-            except Exception as error:
-                return _failure(index, error)
-            return self._sample(epoch, index) if changed is None else self._labelled(index, changed)
-
-        return wait
+    def _begun(self, ahead: Ahead, epoch: int, index: int) -> Future[Any] | Tensor:
+        """Draw for an image and let a thread do the rest; an image that is no array is done at once."""
+        place, pixels = self.places[index], None
+        if place is not None and KINDS[place.kind] == "RGB" and index not in ahead.begun:
+            size = place.height, place.width
+        else:
+            pixels = ahead.take(index)
+            if not isinstance(pixels, np.ndarray):
+                self._seed(epoch, index)
+                done: Tensor = self.plan.draw(pixels)
+                return done
+            size = pixels.shape[0], pixels.shape[1]
+        self._seed(epoch, index)
+        return ahead.crop(self._changed, index, pixels, size, self.plan.drawn(size))
 
     def _changed(self, index: int, pixels: Pixels | None, size: Size, change: Callable[[Pixels], Any]) -> Any:
         """Do with an image what was drawn for its size; None when it is no longer of this size."""
         image = self.prepare(index) if pixels is None else pixels
         return change(image) if isinstance(image, np.ndarray) and image.shape[:2] == size else None
 
-    def _labelled(self, index: int, image: Tensor) -> Sample:
+    def _ended(self, epoch: int, index: int, begun: Future[Any] | Tensor) -> Sample:
+        image = begun.result() if isinstance(begun, Future) else begun
         assert self.labels is not None
-        return image, self.labels[index], index
+        return self._made(epoch, index) if image is None else (image, self.labels[index], index)
 
     def _seed(self, epoch: int, index: int) -> None:
         # Known steps draw from torch alone. Whether they are known is a matter of the transform, not of the cache.
@@ -256,12 +253,16 @@ class Samples(Dataset[Any]):
             return _restore, (cloudpickle.dumps({**vars(self), "ahead": None}),)
 
 
-def _failure(index: int, error: Exception) -> Failure:
-    if isinstance(error, DataError):
+def _told(index: int, make: Callable[[], _T]) -> _T | Failure:
+    """Return what `make` returns, or why it cannot."""
+    try:
+        return make()
+    except DataError as error:
         return Failure(index, error.problems[0].what, error.problems[0].mend)
-    own = raised_by_user(error)
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return Failure(index, reason, code=own.problems[0].where if own else "")
+    except Exception as error:  # whatever a user's transform or data set raises is told with its sample
+        own = raised_by_user(error)
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return Failure(index, reason, code=own.problems[0].where if own else "")
 
 
 def _same(planned: Any, plain: Any) -> bool:

@@ -16,12 +16,12 @@ from pochitrain.data.folder import (
     check_headers,
     check_same_classes,
     display_name,
-    exact_leaks,
     garbage_kept,
     manifest,
     manifest_digest,
     nested_roots,
 )
+from pochitrain.data.leaks import exact_leaks
 from pochitrain.data.own import Items, check_range, check_same_names, class_names, make_dataset, read_labels
 from pochitrain.data.remembered import cache_file, still_broken
 from pochitrain.data.split import group_of, split_folder

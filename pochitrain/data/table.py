@@ -11,8 +11,7 @@ from pathlib import Path
 
 from pochitrain.data.decode import display_name
 from pochitrain.data.folder import ImageFolder, scan_folder
-from pochitrain.data.reasons import file_reason
-from pochitrain.errors import DataError, Problem
+from pochitrain.errors import DataError, Problem, file_reason
 from pochitrain.locale import _
 
 Row = tuple[int, list[str]]  # the number of its (last) line, and its values

@@ -19,7 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from torch.nn import functional as F
 
 from pochitrain import durable
-from pochitrain.errors import DataError
+from pochitrain.errors import DataError, file_reason
 from pochitrain.locale import _
 
 
@@ -81,7 +81,7 @@ def load_calibration(model: Path) -> Calibration | None:
     except ValidationError as error:
         raise DataError(_("The calibration is damaged"), str(path), mend) from error
     except OSError as error:
-        raise DataError(_("The file cannot be read: {error}", error=error.strerror), str(path), mend) from error
+        raise DataError(_("The file cannot be read: {error}", error=file_reason(error)), str(path), mend) from error
     if calibration.weights != file_digest(model):
         raise DataError(_("The calibration was made for other weights than these"), str(path), mend)
     return calibration

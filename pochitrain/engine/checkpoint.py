@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from pochitrain import durable
-from pochitrain.errors import ConfigError, DataError
+from pochitrain.errors import ConfigError, DataError, file_reason
 from pochitrain.locale import _
 
 MAGIC = b"POCHICK1"
@@ -237,7 +237,7 @@ def load_weights(path: Path) -> dict[str, Any]:
             raise zipfile.BadZipFile(damaged)
         return _plain_dict(path)
     except OSError as error:
-        raise DataError(_("The file cannot be read: {error}", error=error.strerror), str(path), mend) from error
+        raise DataError(_("The file cannot be read: {error}", error=file_reason(error)), str(path), mend) from error
     except _UNREADABLE as error:
         raise DataError(_("The file is damaged, or is no file of weights."), str(path), mend) from error
 

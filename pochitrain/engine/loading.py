@@ -22,7 +22,7 @@ from pochitrain.config.loader import load_config
 from pochitrain.config.schema import Config
 from pochitrain.engine.checkpoint import load_weights
 from pochitrain.engine.run import PRECISIONS
-from pochitrain.errors import ConfigError, DataError, Problem
+from pochitrain.errors import ConfigError, DataError, Problem, file_reason
 from pochitrain.experiment import Experiment, find_experiment, read_manifest
 from pochitrain.locale import _
 from pochitrain.parts.models import build_model, model_names
@@ -177,7 +177,7 @@ def snapshot_config(experiment: Experiment, settings: Mapping[str, Any]) -> Conf
         return load_config(path, {name: value for name, value in changed.items() if name not in _CODE}, text=text)
     except OSError as error:
         raise ConfigError(
-            _("The experiment's config.py cannot be read: {reason}", reason=error.strerror),
+            _("The experiment's config.py cannot be read: {reason}", reason=file_reason(error)),
             str(experiment.config_py),
             _("restore it: the model or the transform is made by its code"),
         ) from error

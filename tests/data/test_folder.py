@@ -16,7 +16,6 @@ from pochitrain.data.folder import (
     ImageFolder,
     check_headers,
     check_same_classes,
-    exact_leaks,
     manifest,
     manifest_difference,
     manifest_digest,
@@ -24,6 +23,7 @@ from pochitrain.data.folder import (
     scan_folder,
     with_classes,
 )
+from pochitrain.data.leaks import exact_leaks
 from pochitrain.errors import DataError
 
 

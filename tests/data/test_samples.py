@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from pochitrain.data.folder import check_same_classes, exact_leaks, scan_folder
+from pochitrain.data.folder import check_same_classes, scan_folder
+from pochitrain.data.leaks import exact_leaks
 from pochitrain.data.samples import digits_folder
 
 

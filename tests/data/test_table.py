@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from pochitrain.data.folder import scan_folder
-from pochitrain.data.reasons import file_reason
 from pochitrain.data.table import read_table
-from pochitrain.errors import DataError, Problem
+from pochitrain.errors import DataError, Problem, file_reason
 
 
 def problem(table: Path) -> Problem:
