@@ -4,9 +4,10 @@
     python benchmarks/epoch.py --size 32 --batch 128 --images 4000
     python benchmarks/epoch.py --model resnet50 --images 128 --data photos/train
 
-Four things take turns, epoch by epoch, in one process:
+Five things take turns, epoch by epoch, in one process:
   limit        the same model, batch, precision and memory layout on one batch that is there already
-  pochitrain   `train_epoch` of the engine; its first epoch (an empty cache) and the later ones
+  first epoch  `train_epoch` of the engine with an empty cache
+  pochitrain   the same with the cache full
   plain fp32   ImageFolder, DataLoader, the same transforms, fp32: the loop of the tutorials
   plain auto   that loop with autocast and channels_last put in by hand, as ours has them
 
@@ -34,6 +35,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, models, transforms
 
 from pochitrain import load_config
+from pochitrain.data.cache import memory_store
 from pochitrain.data.source import load_data
 from pochitrain.engine.loop import train_epoch, train_step
 from pochitrain.engine.run import PRECISIONS, build_run
@@ -127,12 +129,18 @@ def compare(given: argparse.Namespace, root: Path, folder: Path) -> None:
         for length in lengths:
             train_step(run, images[:length], labels[:length])
 
+    def first(number: int) -> None:
+        run.train_loader.close()
+        run.train_loader.samples.keep_in(memory_store(f"empty {number}", 8 << 30))
+        ours(number)
+
     def ours(number: int) -> None:
         run.begin_epoch()
         train_epoch(run, number)
 
     variants = {
         "limit": limit,
+        "first epoch": first,
         "pochitrain": ours,
         "plain fp32": plain_loop(given, root, steps, device, "fp32"),
         f"plain {run.precision}": plain_loop(given, root, steps, device, run.precision),
@@ -147,16 +155,20 @@ def compare(given: argparse.Namespace, root: Path, folder: Path) -> None:
         _wait(device)
         return count / (time.perf_counter() - started)
 
-    before, first, after = rate(limit, 1), rate(ours, 1), rate(limit, 1)
     rates: dict[str, list[float]] = {name: [] for name in variants}
-    for number in range(2, given.rounds + 2):
+    for number in range(1, given.rounds + 1):
         for name, variant in variants.items():
             rates[name].append(rate(variant, number, name.startswith("plain")))
     print(f"{given.model}, {given.size} px, batch {given.batch}, {count} images, {device}, {run.precision}")
-    print(f"{'first epoch':14} {first:9.1f} images/s   × {2 * first / (before + after):5.3f} of the limit around it")
     for name, found in rates.items():
-        ratios = [a / b for a, b in zip(rates["pochitrain"], found, strict=True)]
-        print(f"{name:14} {statistics.median(found):9.1f} images/s   pochitrain × {statistics.median(ratios):5.3f}")
+        ratios = [
+            statistics.median(a / b for a, b in zip(one, other, strict=True))
+            for one, other in ((found, rates["limit"]), (rates["pochitrain"], found))
+        ]
+        print(
+            f"{name:14} {statistics.median(found):9.1f} images/s   × {ratios[0]:5.3f} of the limit"
+            f"   pochitrain × {ratios[1]:5.3f}"
+        )
     run.close()
 
 

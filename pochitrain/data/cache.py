@@ -6,6 +6,7 @@ A store in memory consists of anonymous files, so that forked and spawned proces
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -75,7 +76,9 @@ def _others_in_memory(pipeline: str) -> int:
 def _store_in_memory(limit_bytes: int) -> Store:
     """Return a store whose files vanish with the process, even a killed one, and that other processes can open."""
     if hasattr(os, "memfd_create"):
-        files = [os.memfd_create(f"pochitrain {name}") for name in ("pixels", "index")]
+        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+        files = [os.memfd_create(f"pochitrain {name}", flags) for name in ("pixels", "index")]
+        fcntl.fcntl(files[0], fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)  # so that `Store.view` is safe
         pixels, index = (f"/proc/{os.getpid()}/fd/{file}" for file in files)
         store = Store(pixels, index, limit_bytes, lasting=False)
         weakref.finalize(store, close_files, files)  # the paths lead to them as long as they are open

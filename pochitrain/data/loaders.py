@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from pochitrain.data.reading import Ahead, Batch, Failure, Samples
+from pochitrain.data.ahead import Ahead
+from pochitrain.data.reading import Batch, Failure, Samples
 from pochitrain.data.workers import Workers, begin_worker
 from pochitrain.errors import DataError
 from pochitrain.locale import _
@@ -60,7 +61,7 @@ class Loader:
 
     Args:
         device, channels_last: where and in which memory layout `Plan.finish` works, that of the model.
-        ahead: without processes, how many images `threads` threads may have ready.
+        ahead: without processes, how many images `threads` threads may have ready, `together` of them at a time.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Loader:
         channels_last: bool = False,
         ahead: int = 0,
         threads: int = 1,
+        together: int = 1,
     ) -> None:
         self.samples = samples
         self.batches = Batches(len(samples), batch_size, samples.seed, shuffle=shuffle)
@@ -88,7 +90,7 @@ class Loader:
         self.pin_memory = pin_memory
         self.device = device
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.ahead, self.threads = ahead, threads
+        self.ahead, self.threads, self.together = ahead, threads, together
         self.waited_seconds = 0.0  # since somebody has asked
 
     @functools.cached_property
@@ -174,9 +176,9 @@ class Loader:
             yield
             return
         if samples.ahead is None:
-            samples.ahead = Ahead(samples, self.threads, self.ahead)
+            samples.ahead = Ahead(samples.prepare, threads=self.threads, images=self.ahead, together=self.together)
         first = batches.bounds()[batches.start][0] if len(batches) > 0 else len(samples)
-        samples.ahead.begin(batches.order(batches.epoch)[first:])
+        samples.ahead.begin(i for i in batches.order(batches.epoch)[first:] if not samples.is_there(i))
         try:
             yield
         finally:

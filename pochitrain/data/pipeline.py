@@ -18,7 +18,7 @@ from torchvision import transforms as v1
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from pochitrain.data.drawing import ArrayStep, Size, draw, on_arrays
+from pochitrain.data.drawing import AS_IT_IS, ArrayStep, Size, draw, on_arrays
 from pochitrain.data.store import Pixels
 
 Step = Callable[[Any], Any]
@@ -78,8 +78,9 @@ class Plan:
 
         def finished(pixels: Pixels) -> Any:
             pixels = change(pixels)
-            if not rest and self.finish is not None and self.finish.takes_pil:
-                return torch.from_numpy(pixels.copy())  # of its own, and in order
+            if not rest and self.finish is not None:
+                own = torch.from_numpy(pixels.copy())  # of its own
+                return own if self.finish.takes_pil else own.permute(2, 0, 1)
             return self._rest(_applied(rest, Image.fromarray(np.ascontiguousarray(pixels))))
 
         return finished
@@ -88,6 +89,12 @@ class Plan:
     def all_on_arrays(self) -> bool:
         """Whether `arrays` do all that is drawn."""
         return len(self.arrays) == len(self.each) > 0
+
+    def without_finish(self) -> Plan:
+        """Return the plan that does all that follows `once` for each image."""
+        tail = self.finish.tail if self.finish else ()
+        arrays = self.arrays if self.finish is None or self.finish.takes_pil else ()
+        return Plan(self.once, (*self.each, *tail), arrays=arrays)
 
     def _rest(self, image: Any) -> Any:
         if self.finish is None:
@@ -107,6 +114,11 @@ def plan_of(transform: Step) -> Plan:
     if not any(type(step) in (*_TO_FLOAT, v1.ToTensor) for step in tail):
         return Plan(tuple(steps[:first]), tuple(steps[first:]), arrays=on_arrays(steps[first:]))
     finish = Finish.of(tail)
+    if finish and each and once and type(once[-1]) in _TO_TENSOR:
+        # Kept as arrays all the same: what is known of the rest is faster on them than on a tensor.
+        arrays = on_arrays(each, tensors=True)
+        if len(arrays) == len(each):
+            return Plan(tuple(once[:-1]), (once[-1], *each), finish, (AS_IT_IS, *arrays))
     return Plan(tuple(once), tuple(each if finish else [*each, *tail]), finish, on_arrays(each))
 
 
@@ -180,7 +192,9 @@ class Finish:
         return None
 
     def stack(self, images: Sequence[Tensor]) -> Tensor:
-        """Return a batch (n, 3, H, W) of 8 bits from what `accept` gave; of PIL images it is channels_last."""
+        """Return a batch (n, 3, H, W) of 8 bits from what `accept` gave; channels_last of PIL images and of arrays."""
+        if not self.takes_pil and all(image.stride(0) == 1 for image in images):
+            return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
         return self.arrange(torch.stack(list(images)))
 
     def arrange(self, batch: Tensor) -> Tensor:

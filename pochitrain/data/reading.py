@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections import deque
+import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeVar
@@ -25,6 +24,7 @@ from torch.utils.data import Dataset
 
 from pochitrain.config.mistakes import raised_by_user
 from pochitrain.config.source import is_user_code
+from pochitrain.data.ahead import Ahead
 from pochitrain.data.decode import decode_image, decode_pixels
 from pochitrain.data.drawing import Size
 from pochitrain.data.own import label_number
@@ -35,6 +35,7 @@ from pochitrain.locale import _
 from pochitrain.randomness import seed_everything, seed_torch
 
 _T = TypeVar("_T")
+WORTH_SECONDS = 2e-4  # what takes less is done sooner than it is handed to another thread
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Samples(Dataset[Any]):
             enough: how many of the images that can be read are compared; None: all.
         """
         if self.plan.finish is not None and not self.plan.finish.exact(device):
-            self.plan = Plan(self.plan.once, (*self.plan.each, *self.plan.finish.tail), arrays=self.plan.arrays)
+            self.plan = self.plan.without_finish()
         if not self.plan.once and self.plan.finish is None:
             return
         compared = 0
@@ -105,6 +106,10 @@ class Samples(Dataset[Any]):
         """Keep what is the same in every epoch in a store."""
         self.store, self.places = store, [None] * len(self)
 
+    def is_there(self, index: int) -> bool:
+        """Tell whether an image lies in the store, so that there is nothing to prepare."""
+        return self.store is not None and self.places[index] is not None
+
     def __len__(self) -> int:
         return len(self.items)  # type: ignore[arg-type]
 
@@ -122,7 +127,7 @@ class Samples(Dataset[Any]):
     def prepare(self, index: int) -> Any:
         """Return the image after the steps that are the same in every epoch, and keep it. Safe in threads.
 
-        With a store its pixels, where `Plan.draw` takes them.
+        With a store its pixels, where `Plan.draw` takes them: not to be written to.
         """
         if self.store is None or self.labels is None:
             return self.plan.prepare(decode_image(self.items[index]))
@@ -143,8 +148,11 @@ class Samples(Dataset[Any]):
             place = self.places[index] or self.store.image(self.items[index], make)
             if place is not None and not made:
                 try:
-                    kind, stored = KINDS[place.kind], self.store.read(place)
-                    made.append(stored if as_pixels and kind == "RGB" else from_pixels(kind, stored))
+                    kind = KINDS[place.kind]
+                    if as_pixels and kind == "RGB":
+                        made.append(self.store.view(place))
+                    else:
+                        made.append(from_pixels(kind, self.store.read(place)))
                 except OSError:  # power failed, or the disk forgets
                     place = self.store.image(self.items[index], make, damaged=place)
             self.places[index] = place
@@ -176,38 +184,49 @@ class Samples(Dataset[Any]):
         ahead, plan = self.ahead, self.plan
         if ahead is None or self.store is None or not plan.all_on_arrays or not any(step.slow for step in plan.arrays):
             return [self._sample(*position) for position in positions]
-        begun = [_told(index, functools.partial(self._begun, ahead, epoch, index)) for epoch, index in positions]
-        samples = [
-            each if isinstance(each, Failure) else _told(index, functools.partial(self._ended, epoch, index, each))
-            for (epoch, index), each in zip(positions, begun, strict=True)
-        ]
+        makes = [self._begun(ahead, *positions[0])]
+        started = time.perf_counter()
+        first = makes[0]()
+        if time.perf_counter() - started < WORTH_SECONDS:
+            return [self._finished(positions[0], first), *(self._sample(*position) for position in positions[1:])]
+        parts, size = [], -(-len(positions) // (4 * ahead.threads))
+        for start in range(1, len(positions), size):
+            parts.append(ahead.crop([self._begun(ahead, *each) for each in positions[start : start + size]]))
+        made = [first, *(each for part in parts for each in part.result())]
         ahead.cropping.clear()
-        return samples
+        return [self._finished(*each) for each in zip(positions, made, strict=True)]
 
-    def _begun(self, ahead: Ahead, epoch: int, index: int) -> Future[Any] | Tensor:
-        """Draw for an image and let a thread do the rest; an image that is no array is done at once."""
-        place, pixels = self.places[index], None
-        if place is not None and KINDS[place.kind] == "RGB" and index not in ahead.begun:
-            size = place.height, place.width
-        else:
-            pixels = ahead.take(index)
-            if not isinstance(pixels, np.ndarray):
-                self._seed(epoch, index)
-                done: Tensor = self.plan.draw(pixels)
-                return done
-            size = pixels.shape[0], pixels.shape[1]
-        self._seed(epoch, index)
-        return ahead.crop(self._changed, index, pixels, size, self.plan.drawn(size))
+    def _begun(self, ahead: Ahead, epoch: int, index: int) -> Callable[[], Tensor | Failure | None]:
+        """Draw for an image; return what makes it, in whatever thread: None when it has another size by then."""
+
+        def begin() -> Callable[[], Any]:
+            place, pixels = self.places[index], None
+            if place is not None and KINDS[place.kind] == "RGB" and index not in ahead.begun:
+                size = place.height, place.width
+            else:
+                pixels = ahead.take(index)
+                if not isinstance(pixels, np.ndarray):
+                    self._seed(epoch, index)
+                    done = self.plan.draw(pixels)
+                    return lambda: done
+                size = pixels.shape[0], pixels.shape[1]
+            self._seed(epoch, index)
+            return functools.partial(self._changed, index, pixels, size, self.plan.drawn(size))
+
+        begun = _told(index, begin)
+        return (lambda: begun) if isinstance(begun, Failure) else lambda: _told(index, begun)
 
     def _changed(self, index: int, pixels: Pixels | None, size: Size, change: Callable[[Pixels], Any]) -> Any:
         """Do with an image what was drawn for its size; None when it is no longer of this size."""
         image = self.prepare(index) if pixels is None else pixels
         return change(image) if isinstance(image, np.ndarray) and image.shape[:2] == size else None
 
-    def _ended(self, epoch: int, index: int, begun: Future[Any] | Tensor) -> Sample:
-        image = begun.result() if isinstance(begun, Future) else begun
+    def _finished(self, position: tuple[int, int], made: Tensor | Failure | None) -> Sample | Failure:
+        """Return the sample of what `_begun` makes."""
+        if made is None:
+            return self._sample(*position)
         assert self.labels is not None
-        return self._made(epoch, index) if image is None else (image, self.labels[index], index)
+        return made if isinstance(made, Failure) else (made, self.labels[position[1]], position[1])
 
     def _seed(self, epoch: int, index: int) -> None:
         # Known steps draw from torch alone. Whether they are known is a matter of the transform, not of the cache.
@@ -320,59 +339,3 @@ def collate(samples: Sequence[Sample | Failure], plan: Plan) -> Batch:
     images = [image for image, _label, _index in good]
     batch = finish.stack(images) if finish else torch.stack(images)
     return batch, torch.tensor([label for _image, label, _index in good]), failures
-
-
-class Ahead:
-    """Threads that prepare the images that come next, while the model computes on those before.
-
-    Only decoding and the steps that draw nothing are done there: random numbers are drawn in one thread, in order. What
-    was drawn for a batch is carried out by other threads, where it does not stand behind the images that come next.
-    """
-
-    def __init__(self, samples: Samples, threads: int, images: int) -> None:
-        self.samples, self.images = samples, images
-        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self.croppers = ThreadPoolExecutor(threads, thread_name_prefix="crop")
-        self.cropping: list[Future[Any]] = []
-        self.coming: deque[int] = deque()
-        self.begun: dict[int, Future[Any]] = {}
-
-    def begin(self, indices: Iterable[int]) -> None:
-        """Begin with the images of an epoch, in their order; those that lie in the store need no preparation."""
-        self.forget()
-        self.coming.extend(index for index in indices if not self._is_there(index))
-        self._top_up()
-
-    def take(self, index: int) -> Any:
-        """Return a prepared image; raises what its preparation raised."""
-        future = self.begun.pop(index, None)
-        self._top_up()
-        return self.samples.prepare(index) if future is None else future.result()
-
-    def crop(self, change: Callable[..., Any], *given: Any) -> Future[Any]:
-        """Let a thread carry out what was drawn."""
-        self.cropping.append(self.croppers.submit(change, *given))
-        return self.cropping[-1]
-
-    def forget(self) -> None:
-        """Let go of what was prepared and is not wanted any more."""
-        self.coming.clear()
-        # What runs is waited for: no thread may be at the store when its files are closed or a process is forked.
-        wait([future for future in (*self.begun.values(), *self.cropping) if not future.cancel()])
-        self.begun.clear()
-        self.cropping.clear()
-
-    def close(self) -> None:
-        """End the threads."""
-        self.forget()
-        self.pool.shutdown(wait=True)
-        self.croppers.shutdown(wait=True)
-
-    def _is_there(self, index: int) -> bool:
-        return self.samples.store is not None and self.samples.places[index] is not None
-
-    def _top_up(self) -> None:
-        while self.coming and len(self.begun) < self.images:
-            index = self.coming.popleft()
-            if index not in self.begun:
-                self.begun[index] = self.pool.submit(self.samples.prepare, index)

@@ -1,7 +1,7 @@
 """Images of 8 bits in two files that only grow: one of pixels, one of records that say where they lie.
 
-A store is read with `pread`, never mapped: a damaged or shortened file is then an error in one place, not the death of
-the process.
+A store is read with `pread`: a damaged or shortened file is then an error in one place, not the death of the process.
+Only a file that the kernel keeps from being shortened is looked at where it lies.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import math
+import mmap
 import os
 import re
 import shutil
@@ -67,6 +68,8 @@ class Store:
         self.others_bytes = others_bytes
         self._pixels, self._index = (os.open(path, os.O_RDWR | os.O_CLOEXEC) for path in self.paths)
         weakref.finalize(self, close_files, (self._pixels, self._index))
+        self._never_shrinks = _never_shrinks(self._pixels)
+        self._mapped: mmap.mmap | bytes = b""
         self._lock = threading.Lock()
         self._places: dict[bytes, Place] = {}
         self._read_to = 0  # bytes of the index that are known
@@ -148,6 +151,21 @@ class Store:
         self.read_into(place, pixels)
         return pixels
 
+    def view(self, place: Place) -> Pixels:
+        """Return the pixels of an image, not to be written to: without a copy where that is safe.
+
+        Who cuts a piece out of a photograph then reads only that.
+
+        Raises:
+            OSError: they are not what was written.
+        """
+        if not self._never_shrinks:
+            return self.read(place)
+        mapped = self._mapped
+        if len(mapped) < place.offset + math.prod(place.shape):
+            mapped = self._mapped = mmap.mmap(self._pixels, 0, access=mmap.ACCESS_READ)
+        return np.ndarray(place.shape, dtype=np.uint8, buffer=mapped, offset=place.offset)
+
     def read_into(self, place: Place, pixels: Pixels) -> None:
         """Read the pixels of an image into an array of its shape."""
         data = pixels.data.cast("B")
@@ -194,6 +212,13 @@ class Store:
     def _know(self, keys: Sequence[bytes], place: Place) -> None:
         self._places.update(dict.fromkeys(keys, place))
         self.used_bytes = max(self.used_bytes, place.offset + math.prod(place.shape))
+
+
+def _never_shrinks(descriptor: int) -> bool:
+    try:
+        return bool(fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
+    except (AttributeError, OSError):  # no Linux, or no file that can be sealed
+        return False
 
 
 def _write(descriptor: int, data: Any, offset: int) -> None:

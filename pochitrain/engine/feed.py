@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 import torch
@@ -22,6 +23,9 @@ from pochitrain.errors import ConfigError, DataError
 from pochitrain.locale import _
 
 _MOST_PROCESSES = 16
+_MOST_THREADS, _MOST_TOGETHER = 8, 16
+_PYTHON_SECONDS = 1.2e-4  # what Python does for an image while other threads stand still, with a margin
+_TASK_SECONDS = 2e-3  # so much work is handed to a thread at a time
 _READY_BYTES = 256_000_000  # of images that threads may have ready
 
 
@@ -38,7 +42,7 @@ def build_loader(config: Config, split: Split, purpose: str, device: torch.devic
     setting = "train_transform" if purpose == "augment" else "val_transform"
     samples = Samples(split.items, split.labels, getattr(config, setting), config.seed, purpose)
     samples.confirm_plan(split.extremes, device)
-    size = image_bytes(samples)
+    size, seconds = typical(samples)
     if size and config.epochs > 1:
         samples.keep_in(open_store(config.cache, samples.plan.once, len(samples), size, config.cache_gb))
     loader = Loader(
@@ -51,8 +55,7 @@ def build_loader(config: Config, split: Split, purpose: str, device: torch.devic
         pin_memory=device.type == "cuda" and config.pin_memory is not False,
         timeout_seconds=config.worker_timeout_seconds,
         skip_failures=config.on_bad_image == "skip",
-        threads=decoding_threads(),
-        ahead=images_ahead(config.batch_size, size),
+        **reading_ahead(config.batch_size, size, seconds),
     )
     _probe_images(loader, split, setting)
     return loader
@@ -81,29 +84,39 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def decoding_threads() -> int:
-    return min(usable_cores(), 8)
+def reading_ahead(batch_size: int, size: int, seconds: float) -> dict[str, int]:
+    """Return what a `Loader` is told of its threads.
+
+    Python runs in one thread at a time, so more of them than an image takes multiples of what Python does for it only
+    stand in each other's way: with images of 32 px two threads take twice the time of one. Few have that little to do.
+
+    Args:
+        size, seconds: of a typical image, 0 for unknown.
+    """
+    most = min(usable_cores(), _MOST_THREADS)
+    threads = most if seconds == 0 else min(max(int(seconds / _PYTHON_SECONDS), 1), most)
+    together = 1 if seconds == 0 else min(max(int(_TASK_SECONDS / seconds), 1), _MOST_TOGETHER)
+    ahead = max(min(2 * batch_size, _READY_BYTES // max(size, 1)), threads)  # two batches, unless the images are large
+    return {"threads": threads, "together": together, "ahead": ahead}
 
 
-def images_ahead(batch_size: int, size: int) -> int:
-    """Return how many images threads may have ready: two batches, unless the images are large."""
-    return max(min(2 * batch_size, _READY_BYTES // max(size, 1)), decoding_threads())
+def typical(samples: Samples, tried: int = 4) -> tuple[int, float]:
+    """Return what a cache holds of an image and how long it takes to decode: (mean bytes, least seconds) of a few.
 
-
-def image_bytes(samples: Samples, tried: int = 4) -> int:
-    """Return the mean size of the images as a cache holds them, from a few of them; 0 when it cannot hold them."""
+    (0, …) when a cache cannot hold them; (…, 0) when none can be read.
+    """
     if samples.labels is None or len(samples) == 0:
-        return 0
-    sizes = []
+        return 0, 0.0
+    sizes, seconds = [], []
     for index in sorted({len(samples) * place // tried for place in range(tried)}):
+        started = time.perf_counter()
         try:
             pixels = to_pixels(samples.prepare(index))
         except Exception:  # whatever a step of the user's raises is told when its image is read
             continue
-        if pixels is None:
-            return 0
-        sizes.append(pixels[1].nbytes)
-    return sum(sizes) // len(sizes) if sizes else 0
+        seconds.append(time.perf_counter() - started)
+        sizes.append(0 if pixels is None else pixels[1].nbytes)
+    return (sum(sizes) // len(sizes) if sizes and all(sizes) else 0), min(seconds, default=0.0)
 
 
 def _probe_images(loader: Loader, split: Split, setting: str) -> None:

@@ -17,7 +17,7 @@ from pochitrain.data.cache import open_store
 from pochitrain.data.decode import display_name
 from pochitrain.data.loaders import Loader
 from pochitrain.data.reading import Failure, Samples
-from pochitrain.engine.feed import choose_workers, decoding_threads, image_bytes, images_ahead
+from pochitrain.engine.feed import choose_workers, reading_ahead, typical
 from pochitrain.engine.memory import keep_freed_memory
 from pochitrain.engine.run import PRECISIONS, set_tf32
 from pochitrain.errors import DataError, OutOfMemoryError
@@ -172,7 +172,7 @@ def _loader(
     else:
         numbered: Any = Numbered(items)
         samples = Samples(numbered, None, transform, seed, "val")
-    size = image_bytes(samples)
+    size, seconds = typical(samples)
     if size and cache == "disk":  # each image is read once, so only a cache of an earlier run saves anything
         samples.keep_in(open_store(cache, samples.plan.once, len(samples), size, cache_gb))
     return Loader(
@@ -185,8 +185,7 @@ def _loader(
         pin_memory=device.type == "cuda",
         timeout_seconds=timeout_seconds,
         skip_failures=True,
-        threads=decoding_threads(),
-        ahead=images_ahead(batch_size, size),
+        **reading_ahead(batch_size, size, seconds),
     )
 
 

@@ -39,6 +39,31 @@ def test_an_array_gets_what_the_image_gets(step: Any, size: tuple[int, int]) -> 
     assert np.array_equal(array, kept)
 
 
+TENSOR_STEPS = [
+    v1.RandomHorizontalFlip(), v2.RandomHorizontalFlip(0.3), v1.RandomVerticalFlip(0.1), v2.RandomVerticalFlip(1.0),
+    v1.RandomResizedCrop(16), v2.RandomResizedCrop((12, 20)), v2.RandomResizedCrop(16, scale=(0.9, 1.0)),
+    v2.RandomResizedCrop(16, interpolation=InterpolationMode.BICUBIC), v2.RandomResizedCrop(40, antialias=False),
+    v2.RandomResizedCrop(16, (0.05, 0.1), (1.0, 1.0), InterpolationMode.NEAREST),
+    v1.RandomCrop(24), v2.RandomCrop(20), v1.RandomCrop(24, padding=(1, 2), fill=7),
+    v2.RandomCrop((20, 23), padding=(1, 2, 3, 4)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("step", TENSOR_STEPS, ids=lambda step: f"{type(step).__module__[23:25]} {step}")
+@pytest.mark.parametrize("size", SIZES)
+def test_an_array_gets_what_the_tensor_gets(step: Any, size: tuple[int, int]) -> None:
+    (twin,) = on_arrays([step], tensors=True)
+    array = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+    array.setflags(write=False)
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1).contiguous()
+    for seed in range(100, 120):
+        torch.manual_seed(seed)
+        wanted, wanted_next = step(tensor), torch.rand(1)
+        torch.manual_seed(seed)
+        assert np.array_equal(draw([twin], size)(array), wanted.permute(1, 2, 0))
+        assert torch.rand(1) == wanted_next
+
+
 class Turned(v1.RandomHorizontalFlip):
     pass
 

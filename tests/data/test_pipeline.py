@@ -19,14 +19,15 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from pochitrain import deterministic
-from pochitrain.data import cache
+from pochitrain.data import cache, reading
 from pochitrain.data.cache import disk_store, memory_store, pipeline_key
 from pochitrain.data.decode import decode_image
 from pochitrain.data.loaders import Loader
 from pochitrain.data.pipeline import plan_of
 from pochitrain.data.reading import Samples
 from pochitrain.data.store import Store
-from pochitrain.engine.feed import decoding_threads, usable_cores
+from pochitrain.engine import feed
+from pochitrain.engine.feed import reading_ahead, typical, usable_cores
 from pochitrain.engine.predict import predict
 from pochitrain.errors import DataError
 from pochitrain.randomness import permutation, seed_everything
@@ -99,7 +100,26 @@ PIPELINES: dict[str, tuple[Any, tuple[int, int, bool]]] = {
     "v2 validation": (v2.Compose([v2.ToImage(), v2.Resize((20, 20)), v2.CenterCrop(16), *V2_END]), (3, 0, True)),
     "v2 on PIL": (v2.Compose([v2.Resize((20, 20)), v2.ToImage(), *V2_END, v2.ToPureTensor()]), (1, 0, True)),
     "v2 training": (
-        v2.Compose([v2.ToImage(), v2.RandomResizedCrop(16), v2.RandomHorizontalFlip(), *V2_END]), (1, 2, True),
+        v2.Compose([v2.ToImage(), v2.RandomResizedCrop(16), v2.RandomHorizontalFlip(), *V2_END]), (0, 3, True),
+    ),
+    "v2, padded crop": (
+        v2.Compose([
+            v2.Resize((20, 20)), v2.ToImage(), v2.RandomCrop(20, padding=4), v2.RandomVerticalFlip(), *V2_END,
+        ]), (1, 3, True),
+    ),
+    "v2, bicubic": (
+        v2.Compose([
+            v2.ToImage(), v2.RandomResizedCrop(16, interpolation=v2.InterpolationMode.BICUBIC), *V2_END,
+        ]), (0, 2, True),
+    ),
+    "v2, crop and colours": (
+        v2.Compose([v2.ToImage(), v2.RandomResizedCrop(16), v2.ColorJitter(0.2, 0.2), *V2_END]), (1, 2, True),
+    ),
+    "crop of a tensor": (
+        v1.Compose([
+            v1.PILToTensor(), v1.RandomResizedCrop(16), v1.RandomHorizontalFlip(),
+            v1.ConvertImageDtype(torch.float32), v1.Normalize(MEAN, STD),
+        ]), (0, 3, True),
     ),
     "v2 float first": (
         v2.Compose([
@@ -146,7 +166,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def loader_of(
-    paths: list[str], transform: Any, purpose: str, *, store: Store | None = None, workers: int = 0
+    paths: list[str], transform: Any, purpose: str, *, store: Store | None = None, workers: int = 0, together: int = 1
 ) -> Loader:
     samples = Samples(paths, list(range(len(paths))), transform, 7, purpose)
     samples.confirm_plan((0, 1), CPU)
@@ -155,6 +175,7 @@ def loader_of(
     return Loader(
         samples, batch_size=5, shuffle=purpose == "augment", workers=workers, device=CPU, pin_memory=False,
         timeout_seconds=20, skip_failures=False, channels_last=True, ahead=0 if workers else 4, threads=2,
+        together=together,
     )  # fmt: skip
 
 
@@ -178,13 +199,14 @@ def test_a_plan_gives_what_the_transform_gives(
     name: str, paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POCHI_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(reading, "WORTH_SECONDS", 0)  # what threads may crop, they do
     transform, parts = PIPELINES[name]
     plan = plan_of(transform)
     assert (len(plan.once), len(plan.each), plan.finish is not None) == parts
     for purpose in ("augment", "val"):
         wanted = [expected(paths, transform, epoch, purpose) for epoch in (1, 2)]
         for store in (None, memory_store(name + purpose, 10**8), disk_store(pipeline_key(plan.once), plan.once, 10**8)):
-            loader = loader_of(paths, transform, purpose, store=store)
+            loader = loader_of(paths, transform, purpose, store=store, together=1 if store is None else 3)
             assert (loader.samples.plan.once, loader.samples.plan.each) == (plan.once, plan.each)  # found to be right
             for epoch in (1, 2):
                 images = given(loader, epoch)
@@ -315,9 +337,36 @@ def test_only_cores_that_this_process_may_use_count() -> None:
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
-        assert (usable_cores(), decoding_threads()) == (1, 1)
+        assert usable_cores() == 1
+        assert reading_ahead(32, 150_000, 0.01)["threads"] == 1
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.parametrize(
+    ("size", "seconds", "expected"),
+    [
+        (3_000, 5e-5, {"threads": 1, "together": 16, "ahead": 64}),  # 32 px: Python's work alone
+        (150_000, 4e-4, {"threads": 3, "together": 5, "ahead": 64}),
+        (150_000, 2e-3, {"threads": 6, "together": 1, "ahead": 64}),
+        (36_000_000, 0.07, {"threads": 6, "together": 1, "ahead": 7}),  # 12 megapixels: few are ready
+        (0, 0.0, {"threads": 6, "together": 1, "ahead": 64}),
+    ],
+)
+def test_small_images_are_left_to_few_threads(
+    size: int, seconds: float, expected: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "usable_cores", lambda: 6)
+    assert reading_ahead(32, size, seconds) == expected
+
+
+def test_an_image_is_measured_by_those_that_can_be_read(paths: list[str], tmp_path: Path) -> None:
+    transform = v1.Compose([v1.Resize((20, 10)), v1.ToTensor()])
+    missing = [str(tmp_path / "missing.png")]
+    size, seconds = typical(Samples([*missing, *paths], [0] * 14, transform, 7, "val"))
+    assert size == 20 * 10 * 3
+    assert 0 < seconds < 1
+    assert typical(Samples(missing, [0], transform, 7, "val")) == (0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -363,7 +412,12 @@ def test_what_is_cut_out_of_every_kind_of_file_is_the_same_on_arrays(tmp_path: P
 CROPPED = v1.Compose([v1.RandomResizedCrop(8), v1.RandomHorizontalFlip(), v1.ToTensor()])
 
 
-def test_crops_are_made_by_threads_and_drawn_by_none(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("worth_seconds", "where"), [(0, {"crop", "MainThread"}), (9, {"MainThread"})])
+def test_crops_are_made_by_threads_where_that_pays_and_drawn_by_none(
+    worth_seconds: float, where: set[str], paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of a batch is made at once: how long that takes decides on the others."""
+    monkeypatch.setattr(reading, "WORTH_SECONDS", worth_seconds)
     threads = set()
     resize = v2.functional.resize
 
@@ -382,7 +436,7 @@ def test_crops_are_made_by_threads_and_drawn_by_none(paths: list[str], monkeypat
             for images, _labels in loader.epoch(epoch):
                 batches.append(images)
                 states.append(torch.get_rng_state())  # an epoch of the user's own may draw from here on
-            assert threads == {"crop" if loader is by_threads else "MainThread"}
+            assert threads == (where if loader is by_threads else {"MainThread"})
         half = len(by_threads)
         assert len(states) == 2 * half == 6
         assert all(torch.equal(a, b) for a, b in zip(states[:half], states[half:], strict=True))
@@ -395,12 +449,14 @@ def test_an_image_of_another_size_than_was_drawn_for_is_drawn_anew(
     paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "_in_memory", {})
+    monkeypatch.setattr(reading, "WORTH_SECONDS", 0)
     loader = loader_of(paths, CROPPED, "augment", store=memory_store("grown", 10**8))
     given(loader, 1)
     samples = loader.samples
     prepare, grown = samples.prepare, np.full((70, 90, 3), 7, dtype=np.uint8)
     grown[20:40] = 200
-    monkeypatch.setattr(samples, "prepare", lambda index: grown if index == 3 else prepare(index))
+    for whose in (samples, samples.ahead):
+        monkeypatch.setattr(whose, "prepare", lambda index: grown if index == 3 else prepare(index))
     place = permutation(len(paths), 7, "order", 2).index(3)
     seed_everything(7, "augment", 2, 3)
     wanted = CROPPED(Image.fromarray(grown))
@@ -408,19 +464,26 @@ def test_an_image_of_another_size_than_was_drawn_for_is_drawn_anew(
     loader.close()
 
 
-def test_what_fails_in_a_thread_that_crops_is_told_with_its_sample(
-    paths: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("worth_seconds", [0, 9])
+def test_what_fails_when_it_is_cropped_is_told_with_its_sample(
+    worth_seconds: float, paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(reading, "WORTH_SECONDS", worth_seconds)
     monkeypatch.setattr(cache, "_in_memory", {})
     loader = loader_of(paths, CROPPED, "augment", store=memory_store("failing", 10**8))
 
-    def fail(*_given: Any) -> Any:
-        raise ValueError("no such size")
+    resized, left = v2.functional.resize, [2]
+
+    def fail(*given: Any) -> Any:
+        if not left[0]:
+            raise ValueError("no such size")
+        left[0] -= 1
+        return resized(*given)
 
     monkeypatch.setattr(v2.functional, "resize", fail)
     with pytest.raises(DataError, match="no such size") as told:
         given(loader, 1)
-    assert paths[permutation(len(paths), 7, "order", 1)[0]] in str(told.value)
+    assert paths[permutation(len(paths), 7, "order", 1)[2]] in str(told.value)
     loader.close()
 
 
@@ -440,7 +503,8 @@ def test_training_judging_and_the_cache_see_the_same_tensors_for_every_kind_of_f
         assert torch.equal(seen, plain)
 
 
-def test_what_is_read_ahead_is_bounded_and_let_go(paths: list[str]) -> None:
+@pytest.mark.parametrize("together", [1, 3])
+def test_what_is_read_ahead_is_bounded_and_let_go(paths: list[str], together: int) -> None:
     """A loop that ends in the middle of an epoch leaves no decoded images behind."""
     decoded: list[str] = []
 
@@ -449,7 +513,7 @@ def test_what_is_read_ahead_is_bounded_and_let_go(paths: list[str]) -> None:
         decoded.append("")
         return image
 
-    loader = loader_of(paths, v1.Compose([noted, v1.Resize((8, 8)), v1.ToTensor()]), "val")
+    loader = loader_of(paths, v1.Compose([noted, v1.Resize((8, 8)), v1.ToTensor()]), "val", together=together)
     decoded.clear()
     batches = loader.epoch(1)
     next(batches)
@@ -526,8 +590,11 @@ def failing(_image: Image.Image) -> Image.Image:
 
 
 @pytest.mark.parametrize("steps", [[deterministic(failing)], [v1.Lambda(failing)]])
-def test_what_fails_ahead_is_told_with_its_sample(paths: list[str], steps: list[Callable[..., Any]]) -> None:
-    loader = loader_of(paths, v1.Compose([*steps, v1.ToTensor()]), "val")
+@pytest.mark.parametrize("together", [1, 4])
+def test_what_fails_ahead_is_told_with_its_sample(
+    paths: list[str], steps: list[Callable[..., Any]], together: int
+) -> None:
+    loader = loader_of(paths, v1.Compose([*steps, v1.ToTensor()]), "val", together=together)
     sample = loader.samples[(1, 3)]
     assert getattr(sample, "reason", "") == "ValueError: no such colour"
     with pytest.raises(Exception, match="no such colour"):
