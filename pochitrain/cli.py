@@ -48,6 +48,25 @@ DebugOption = Annotated[bool, typer.Option("--debug", help=_("Show the traceback
 WorkDirOption = Annotated[Path, typer.Option("--work-dir", metavar="DIR", help=_("Where experiments are kept."))]
 
 
+def _show_versions(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+        from platform import python_version
+
+        names = ("pochitrain", "torch", "torchvision")
+        typer.echo(", ".join([*(f"{name} {version(name)}" for name in names), f"Python {python_version()}"]))
+        raise typer.Exit()
+
+
+@app.callback()
+def pochi(
+    versions: Annotated[
+        bool, typer.Option("--version", callback=_show_versions, is_eager=True, help=_("Show the versions and exit."))
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command(help=_("Train: begin, continue, or show the result."))
 def train(
     config: ConfigOption = DEFAULT_CONFIG,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -61,6 +62,14 @@ def test_without_a_command_the_help_is_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said("", monkeypatch, capsys).startswith("Usage: pochi ")
+
+
+def test_versions_are_told_without_loading_torch() -> None:
+    code = "import sys; from pochitrain.cli import main; sys.argv = ['pochi', '--version']; main()"
+    done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"pochitrain \S+, torch \S+, torchvision \S+, Python 3\.\d+\.\d+\n", done.stdout)
+    assert not re.search(r"\| +torch$", done.stderr, re.M)
+    assert re.search(r"\| +typer$", done.stderr, re.M)
 
 
 @pytest.mark.parametrize("line", ["", "train", "optimize", "config", "config id", "infer", "cache clear"])
