@@ -84,11 +84,13 @@ class Checkpoints:
     ) -> None:
         self.close()
 
-    def save(self, epoch: int, step: int, state: dict[str, Any], *, then: Callable[[], None] | None = None) -> None:
+    def save(
+        self, epoch: int, step: int, state: dict[str, Any], *, then: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
         """Save `state` after `epoch` epochs and `step` steps of the next one, then call `then` once it is durable.
 
         Costs the caller one copy of the tensors, and waits for the save before this one. `then` runs on the writer's
-        thread.
+        thread; it gets that copy, which the next save writes over.
 
         Raises:
             ConfigError: the state holds something that a checkpoint cannot.
@@ -136,14 +138,16 @@ class Checkpoints:
             _("restore one from a backup, or begin again with --restart (this folder is kept aside)"),
         )
 
-    def _write(self, epoch: int, step: int, state: dict[str, Any], then: Callable[[], None] | None) -> None:
+    def _write(
+        self, epoch: int, step: int, state: dict[str, Any], then: Callable[[dict[str, Any]], None] | None
+    ) -> None:
         path = self.directory / f"epoch-{epoch:05d}-step-{step:07d}.ckpt"
         with durable.durable_file(path) as file:
             file.write(MAGIC.ljust(HEADER_BYTES, b"\0"))
             file.overwrite(len(MAGIC), _torch_save(state, file))
         self._prune(path)
         if then is not None:
-            then()
+            then(state)
 
     def _prune(self, newest: Path) -> None:
         """Keep `newest` and those before it; a later one was damaged, or training would have gone on from there."""

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from pochitrain.durable import write_text
@@ -32,6 +31,7 @@ from pochitrain.reports.style import (
     save_figure,
     shorten,
     style_axes,
+    whole_numbers,
 )
 
 COLORS = {"train": BLUE, "val": VERMILION}
@@ -75,7 +75,7 @@ def draw_balance(counts: Mapping[str, Mapping[str, int]], path: Path) -> Figure:
     names = [shorten(readable(name), 9, 2.5) for name in classes[::step]]
     axes.set_yticks(places[::step], names, fontsize=9, parse_math=False)
     axes.set_ylim(len(classes) - 0.5, -0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(whole_numbers(8))
     axes.set_xlabel(_("Images"), fontsize=10, **TEXT)
     keys = [Line2D([], [], color=COLORS[it], marker="s", linestyle="none", label=split_name(it)) for it in counts]
     draw_legend(axes, keys)

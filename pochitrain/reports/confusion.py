@@ -16,7 +16,6 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Colormap, PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pochitrain.errors import ConfigError
@@ -37,6 +36,7 @@ from pochitrain.reports.style import (
     style_bar,
     style_ticks,
     text_width,
+    whole_numbers,
     write_number,
 )
 
@@ -116,7 +116,7 @@ def draw_confusion(
     bar = figure.colorbar(
         image, cax=figure.add_axes(plan.place(plan.matrix_width + 2 * GAP, 0, BAR, plan.matrix_height))
     )
-    bar.ax.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    bar.ax.yaxis.set_major_locator(whole_numbers(6))
     bar.ax.yaxis.set_major_formatter(write_number)
     style_bar(bar, _("Share of the true class (%)") if normalize else _("Images"))
     save_figure(figure, path)

@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 
 from pochitrain.locale import _
 from pochitrain.reports.evaluation import Estimate, Evaluation
@@ -29,6 +28,7 @@ from pochitrain.reports.style import (
     shorten,
     shorten_all,
     style_axes,
+    whole_numbers,
     write_number,
 )
 
@@ -95,7 +95,7 @@ def draw_confidence(bins: Reliability, path: Path) -> Figure:
     axes.bar(middle, bins.correct, width, color=BLUE)
     axes.bar(middle, bins.wrong, width, bottom=bins.correct, color=VERMILION)
     axes.set_xlim(0, 1)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.yaxis.set_major_locator(whole_numbers(6))
     _legend_beside(axes, [Patch(color=VERMILION, label=_("wrong")), Patch(color=BLUE, label=_("correct"))])
     save_figure(figure, path)
     return figure
@@ -117,7 +117,7 @@ def draw_confused_pairs(evaluation: Evaluation, path: Path) -> Figure:
         axes.text(0.5, 0.5, _("No mistake"), transform=axes.transAxes, ha="center", va="center", fontsize=13, **TEXT)
         axes.set_xticks([])
     axes.set_xlim(0, max((count for _t, _p, count in pairs), default=1) * 1.4)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_locator(whole_numbers(6))
     save_figure(figure, path)
     return figure
 

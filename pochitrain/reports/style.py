@@ -186,10 +186,15 @@ def style_ticks(axes: Axes, color: str = INK) -> None:
     axes.tick_params(which="both", labelsize=9, labelcolor=color, labelfontfamily=FAMILIES, color=MUTED, length=3)
 
 
+def whole_numbers(most: int) -> MaxNLocator:
+    """Return a locator of at most so many intervals between round whole numbers: 0, 20, 40, not 0, 15, 30."""
+    return MaxNLocator(nbins=most, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+
+
 def style_epochs(axes: Axes, epochs: Floats) -> None:
     """Whole numbers only, from half an epoch before the first; room on the right for the last marker."""
     axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5 + 0.01 * len(epochs))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=10, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(whole_numbers(10))
     axes.xaxis.set_major_formatter(write_number)
 
 

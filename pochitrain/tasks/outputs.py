@@ -10,7 +10,7 @@ from pochitrain import durable
 from pochitrain.config.describe import plain_settings
 from pochitrain.config.inject import call_part, name_of, part_values
 from pochitrain.data.source import AUTO
-from pochitrain.engine.checkpoint import Snapshot, load_weights, save_weights
+from pochitrain.engine.checkpoint import load_weights, save_weights
 from pochitrain.engine.loop import evaluate
 from pochitrain.engine.run import Run
 from pochitrain.errors import DataError, DiskError, PochiError
@@ -109,9 +109,8 @@ class Outputs:
             self.csv_works = False
             self.log.warning(_("The metrics cannot be written: {reason}", reason=reason_of(error)))
 
-    def best_payload(self, history: History) -> dict[str, Any]:
-        """Return what `best.pt` will hold, the weights copied: they are saved while the next epoch changes them."""
-        model = Snapshot().take(self.run.model.state_dict())
+    def best_payload(self, history: History, model: dict[str, Any]) -> dict[str, Any]:
+        """Return what `best.pt` will hold. It is saved while the next epoch changes the run: `model` must be a copy."""
         confusion = None if self.run.confusion is None else self.run.confusion.to("cpu", copy=True)
         return {**self._payload(model, history), "confusion_matrix": confusion}
 
@@ -131,7 +130,7 @@ class Outputs:
             there = False
         if not there:
             evaluate(self.run)  # for the confusion matrix, which a checkpoint does not hold
-            self.save_best(self.best_payload(history))
+            self.save_best(self.best_payload(history, self.run.model.state_dict()))
 
     def _payload(self, model: dict[str, Any], history: History) -> dict[str, Any]:
         """Return all that inference needs, in plain values."""

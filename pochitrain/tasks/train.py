@@ -18,7 +18,7 @@ from pochitrain.config.mistakes import raised_by_user
 from pochitrain.config.schema import Config
 from pochitrain.data.decode import display_name
 from pochitrain.data.source import Data, load_data
-from pochitrain.engine.checkpoint import Checkpoints, load_weights
+from pochitrain.engine.checkpoint import Checkpoints, Snapshot, load_weights
 from pochitrain.engine.loop import Diverged, Observer, Stop, check_finite, fit
 from pochitrain.engine.run import Run, Totals, build_run, restore, state_of
 from pochitrain.engine.signals import StopRequest, graceful_stop
@@ -200,25 +200,28 @@ def _train_until(outputs: Outputs, history: History, trial: Trial | None, reques
     checkpoints, bar = Checkpoints(experiment.checkpoints_dir), EpochBar(log)
     durable.remove(experiment.failure_json)  # of a life before
     outputs.write_manifest(history)
-    best: list[dict[str, Any]] = []  # what `best.pt` will hold, until the next checkpoint takes it along
+    best: list[dict[str, Any]] = []  # what `best.pt` of a trial will hold, which saves no checkpoint of each epoch
     saved = list(history)  # what of it the newest checkpoint holds
     given_up = False
 
     def save(epoch: int, history: History) -> None:
-        if best_epoch(history, config.early_stopping.monitor) == epoch:
-            best[:] = [outputs.best_payload(history)]
+        is_best = best_epoch(history, config.early_stopping.monitor) == epoch
         if trial is None:
-            checkpoint(0)
-        else:
-            outputs.render(history)
+            checkpoint(0, is_best)
+            return
+        if is_best:
+            best[:] = [outputs.best_payload(history, Snapshot().take(run.model.state_dict()))]
+        outputs.render(history)
 
-    def checkpoint(steps: int) -> None:
+    def checkpoint(steps: int, is_best: bool = False) -> None:
         records, payload = list(history), best.pop() if best else None
+        if is_best:  # the checkpoint's copy of the weights is the one to save
+            payload = outputs.best_payload(history, {})
 
-        def then() -> None:
+        def then(state: dict[str, Any]) -> None:
             saved[:] = records
             if payload is not None:
-                outputs.save_best(payload)
+                outputs.save_best(payload | {"model": state["model"]} if is_best else payload)
             if steps == 0:
                 outputs.render(records)
 

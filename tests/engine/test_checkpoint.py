@@ -118,7 +118,7 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
 def test_then_runs_when_the_checkpoint_is_there(tmp_path: Path) -> None:
     found: list[int] = []
 
-    def look() -> None:
+    def look(_state: Any) -> None:
         loaded = Checkpoints(tmp_path).load_newest()
         found.append(loaded.epoch if loaded else 0)
 
@@ -128,10 +128,25 @@ def test_then_runs_when_the_checkpoint_is_there(tmp_path: Path) -> None:
     assert found == [1, 2, 3]
 
 
+def test_then_gets_the_state_as_it_was(tmp_path: Path) -> None:
+    seen: list[torch.Tensor] = []
+    release, weight = threading.Event(), torch.ones(3)
+
+    def look(state: dict[str, Any]) -> None:
+        release.wait(10)
+        seen.append(state["weight"].clone())
+
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, 0, {"weight": weight}, then=look)
+        weight.zero_()
+        release.set()
+    assert torch.equal(seen[0], torch.ones(3))
+
+
 def test_a_second_save_waits_for_the_first(tmp_path: Path) -> None:
     release, order = threading.Event(), list[str]()
 
-    def first() -> None:
+    def first(_state: Any) -> None:
         release.wait(10)
         order.append("first is done")
 
@@ -147,7 +162,7 @@ def test_a_second_save_waits_for_the_first(tmp_path: Path) -> None:
 def test_an_error_of_the_writer_is_raised_once_by_the_next_call(tmp_path: Path) -> None:
     error = OSError("the renderer met an error")
 
-    def fail() -> None:
+    def fail(_state: Any) -> None:
         raise error
 
     checkpoints = Checkpoints(tmp_path)

@@ -149,7 +149,7 @@ def save_four(directory: Path) -> Callable[[list[Call]], None]:
         with Checkpoints(directory) as checkpoints:
             for epoch in range(1, 5):
                 state = {"weight": torch.full((4, 3), float(epoch))}
-                checkpoints.save(epoch, 0, state, then=lambda epoch=epoch: calls.append(("reported", epoch)))
+                checkpoints.save(epoch, 0, state, then=lambda _state, epoch=epoch: calls.append(("reported", epoch)))
 
     return save
 
