@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+from pochitrain.data.one_thread import one_thread
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,8 @@ class Ahead:
 
     def __init__(self, prepare: Callable[[int], Any], *, threads: int, images: int, together: int = 1) -> None:
         self.prepare, self.threads, self.images, self.together = prepare, threads, images, together
-        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        # Each a thread of its own, that starts no others. torch knows its number of threads for each thread, and a new
-        # one takes that which was set last: this one asks now, before it is set.
-        torch.get_num_threads()
-        self.croppers = ThreadPoolExecutor(
-            threads, thread_name_prefix="crop", initializer=torch.set_num_threads, initargs=(1,)
-        )
+        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="decode", initializer=one_thread)
+        self.croppers = ThreadPoolExecutor(threads, thread_name_prefix="crop", initializer=one_thread)
         self.cropping: list[Future[Any]] = []
         self.coming: deque[int] = deque()
         self.begun: dict[int, tuple[Future[list[Any]], int]] = {}  # index → its task, and its place there

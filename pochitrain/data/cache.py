@@ -27,7 +27,7 @@ from pochitrain.data.store import Store, cache_dir, close_files, free_disk, othe
 from pochitrain.errors import ConfigError, file_reason
 from pochitrain.locale import _
 
-VERSION = 3  # raised when a decoded image means something else than before
+VERSION = 4  # raised when a decoded image means something else than before
 _MEMORY_SHARE, _DISK_SHARE = 0.5, 0.2  # of what is free
 _CGROUP, _OUR_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _GROUP_FILES = {  # version of control groups → limit, taken, and what of it are files that were read

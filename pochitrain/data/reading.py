@@ -27,6 +27,7 @@ from pochitrain.config.source import is_user_code
 from pochitrain.data.ahead import Ahead
 from pochitrain.data.decode import decode_image, decode_pixels
 from pochitrain.data.drawing import Size
+from pochitrain.data.one_thread import one_thread
 from pochitrain.data.own import label_number
 from pochitrain.data.pipeline import Finish, Plan, from_pixels, plan_of, to_pixels
 from pochitrain.data.store import KINDS, Pixels, Place, Store
@@ -94,7 +95,8 @@ class Samples(Dataset[Any]):
             planned = self[(1, index)]
             self._seed(1, index)
             try:
-                plain = self.transform(decode_image(self.items[index]))
+                with one_thread():
+                    plain = self.transform(decode_image(self.items[index]))
             except Exception:  # the plan raises it as well, and `__getitem__` tells it; others may be sound
                 continue
             if isinstance(planned, Failure) or not _same(planned[0], plain):
@@ -115,14 +117,16 @@ class Samples(Dataset[Any]):
 
     def __getitem__(self, position: tuple[int, int]) -> Sample | Failure:
         """Return one sample, finished."""
-        sample = self._sample(*position)
-        if isinstance(sample, Failure) or self.plan.finish is None:
-            return sample
-        return _finished(sample, self.plan.finish)
+        with one_thread():
+            sample = self._sample(*position)
+            if isinstance(sample, Failure) or self.plan.finish is None:
+                return sample
+            return _finished(sample, self.plan.finish)
 
     def __getitems__(self, positions: Sequence[tuple[int, int]]) -> Batch:
         """Return a batch; `Plan.finish` is left to whoever has it on the device of the model."""
-        return self._stored_batch(positions) or collate(self._samples(positions), self.plan)
+        with one_thread():
+            return self._stored_batch(positions) or collate(self._samples(positions), self.plan)
 
     def prepare(self, index: int) -> Any:
         """Return the image after the steps that are the same in every epoch, and keep it. Safe in threads.
@@ -142,9 +146,8 @@ class Samples(Dataset[Any]):
             made.append(pixels[1] if pixels and as_pixels and pixels[0] == "RGB" else image)
             return pixels
 
-        with contextlib.suppress(
-            OSError
-        ):  # the file is gone, or the store cannot be used: the decoder says what is wrong
+        # The file is gone, or the store cannot be used: the decoder says what is wrong.
+        with contextlib.suppress(OSError):
             place = self.places[index] or self.store.image(self.items[index], make)
             if place is not None and not made:
                 try:
@@ -184,17 +187,17 @@ class Samples(Dataset[Any]):
         ahead, plan = self.ahead, self.plan
         if ahead is None or self.store is None or not plan.all_on_arrays or not any(step.slow for step in plan.arrays):
             return [self._sample(*position) for position in positions]
-        makes = [self._begun(ahead, *positions[0])]
+        make = self._begun(ahead, *positions[0])
         started = time.perf_counter()
-        first = makes[0]()
+        first = make()
         if time.perf_counter() - started < WORTH_SECONDS:
-            return [self._finished(positions[0], first), *(self._sample(*position) for position in positions[1:])]
+            return [self._labelled(positions[0], first), *(self._sample(*position) for position in positions[1:])]
         parts, size = [], -(-len(positions) // (4 * ahead.threads))
         for start in range(1, len(positions), size):
             parts.append(ahead.crop([self._begun(ahead, *each) for each in positions[start : start + size]]))
         made = [first, *(each for part in parts for each in part.result())]
         ahead.cropping.clear()
-        return [self._finished(*each) for each in zip(positions, made, strict=True)]
+        return [self._labelled(*each) for each in zip(positions, made, strict=True)]
 
     def _begun(self, ahead: Ahead, epoch: int, index: int) -> Callable[[], Tensor | Failure | None]:
         """Draw for an image; return what makes it, in whatever thread: None when it has another size by then."""
@@ -221,7 +224,7 @@ class Samples(Dataset[Any]):
         image = self.prepare(index) if pixels is None else pixels
         return change(image) if isinstance(image, np.ndarray) and image.shape[:2] == size else None
 
-    def _finished(self, position: tuple[int, int], made: Tensor | Failure | None) -> Sample | Failure:
+    def _labelled(self, position: tuple[int, int], made: Tensor | Failure | None) -> Sample | Failure:
         """Return the sample of what `_begun` makes."""
         if made is None:
             return self._sample(*position)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from typing import Any
 
@@ -15,6 +16,7 @@ from pochitrain.config.schema import Config
 from pochitrain.data.cache import open_store
 from pochitrain.data.decode import decode_image
 from pochitrain.data.loaders import Loader
+from pochitrain.data.one_thread import one_thread
 from pochitrain.data.pipeline import to_pixels
 from pochitrain.data.reading import Failure, Samples
 from pochitrain.data.source import Split
@@ -95,13 +97,13 @@ def reading_ahead(batch_size: int, size: int, seconds: float) -> dict[str, int]:
     """
     most = min(usable_cores(), _MOST_THREADS)
     threads = most if seconds == 0 else min(max(int(seconds / _PYTHON_SECONDS), 1), most)
-    together = 1 if seconds == 0 else min(max(int(_TASK_SECONDS / seconds), 1), _MOST_TOGETHER)
     ahead = max(min(2 * batch_size, _READY_BYTES // max(size, 1)), threads)  # two batches, unless the images are large
-    return {"threads": threads, "together": together, "ahead": ahead}
+    together = 1 if seconds == 0 else min(int(_TASK_SECONDS / seconds), _MOST_TOGETHER, ahead // (2 * threads))
+    return {"threads": threads, "together": max(together, 1), "ahead": ahead}
 
 
 def typical(samples: Samples, tried: int = 4) -> tuple[int, float]:
-    """Return what a cache holds of an image and how long it takes to decode: (mean bytes, least seconds) of a few.
+    """Return what a cache holds of an image and how long it takes to decode: (mean bytes, median seconds) of a few.
 
     (0, …) when a cache cannot hold them; (…, 0) when none can be read.
     """
@@ -111,12 +113,15 @@ def typical(samples: Samples, tried: int = 4) -> tuple[int, float]:
     for index in sorted({len(samples) * place // tried for place in range(tried)}):
         started = time.perf_counter()
         try:
-            pixels = to_pixels(samples.prepare(index))
+            with one_thread():
+                pixels = to_pixels(samples.prepare(index))
         except Exception:  # whatever a step of the user's raises is told when its image is read
             continue
         seconds.append(time.perf_counter() - started)
         sizes.append(0 if pixels is None else pixels[1].nbytes)
-    return (sum(sizes) // len(sizes) if sizes and all(sizes) else 0), min(seconds, default=0.0)
+    if not seconds:
+        return 0, 0.0
+    return (sum(sizes) // len(sizes) if all(sizes) else 0), statistics.median(seconds)
 
 
 def _probe_images(loader: Loader, split: Split, setting: str) -> None:

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,50 @@ def test_a_plan_gives_what_the_transform_gives(
                 assert torch.equal(images, wanted[epoch - 1])
             loader.close()
             assert store is None or store.count() == (0 if name == "one channel three times" else len(paths))
+
+
+LARGE = {  # what torch computes otherwise in two threads than in one, from 32 768 values on
+    "colours": [
+        v1.Resize((224, 224)), v1.ToTensor(), v1.ColorJitter(0.3, 0.3, 0.3, 0.1), v1.RandomCrop(112),
+        v1.Normalize(MEAN, STD),
+    ],
+    "crop without antialias": [
+        v1.PILToTensor(), v1.RandomResizedCrop(112, antialias=False), v1.RandomHorizontalFlip(),
+        v1.ConvertImageDtype(torch.float32),
+    ],
+    "resized without antialias": [
+        v1.PILToTensor(), v1.Resize((150, 150), antialias=False), v1.RandomHorizontalFlip(),
+        v1.ConvertImageDtype(torch.float32),
+    ],
+    "crop of v2": [v2.ToImage(), v2.RandomResizedCrop(112), v2.RandomHorizontalFlip(), *V2_END],
+    "crop of v1": [v1.RandomResizedCrop(112), v1.RandomHorizontalFlip(), v1.ToTensor()],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_the_number_of_threads_changes_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(7):
+        picture(number, (180 + 9 * number, 250 - 7 * number)).save(tmp_path / f"{number}.png")
+    files, transform = sorted(map(str, tmp_path.iterdir())), v1.Compose(LARGE[name])
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        wanted = torch.cat([expected(files, transform, epoch, "augment") for epoch in (1, 2)])
+        torch.set_num_threads(2)
+        several = torch.cat([expected(files, transform, epoch, "augment") for epoch in (1, 2)])
+        assert torch.equal(several, wanted) == name.startswith("crop of")  # else nothing would be tried here
+        for workers, cached, worth_seconds in ((0, False, 0), (0, True, 0), (0, True, 9), (1, True, 0)):
+            monkeypatch.setattr(reading, "WORTH_SECONDS", worth_seconds)
+            monkeypatch.setattr(cache, "_in_memory", {})
+            store = memory_store(name, 10**8) if cached else None
+            loader = loader_of(files, transform, "augment", store=store, workers=workers)
+            assert torch.equal(torch.cat([given(loader, epoch) for epoch in (1, 2)]), wanted)
+            loader.close()
+            assert torch.get_num_threads() == 2
+            with ThreadPoolExecutor(1) as later:
+                assert later.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("name", ["validation", "padded and flipped"])
