@@ -3,7 +3,8 @@
     python benchmarks/data_path.py                     # 32 px, 500 × 375 and 12-megapixel JPEGs, made for it
     python benchmarks/data_path.py --data photos/train # and images of your own
 
-Both sides apply the same transforms in one thread, without loading processes; epochs alternate between them.
+Both sides apply the same transforms in one thread, without loading processes, and keep the memory that they free, as a
+training of ours does; epochs alternate between them.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 from torchvision.transforms import v2
 
-from pochitrain.data.cache import memory_store, pipeline_key
+from pochitrain.data.cache import memory_store
 from pochitrain.data.loaders import Loader
 from pochitrain.data.reading import Samples
+from pochitrain.engine.memory import keep_freed_memory
 
 END = [transforms.ToTensor(), transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]
 VAL = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), *END])
@@ -49,10 +51,10 @@ def per_second(batches: Iterator[Any]) -> float:
     return count / (time.process_time() - started)
 
 
-def ours(files: list[str], transform: Callable[[Any], Any], purpose: str) -> Loader:
+def ours(files: list[str], transform: Callable[[Any], Any], purpose: str, store: str) -> Loader:
     samples = Samples(files, [0] * len(files), transform, 1, purpose)
     samples.confirm_plan((0,), torch.device("cpu"))
-    samples.keep_in(memory_store(pipeline_key(samples.plan.once) + purpose, 8 << 30))
+    samples.keep_in(memory_store(store, 8 << 30))
     return Loader(
         samples, batch_size=32, shuffle=purpose == "augment", workers=0, device=torch.device("cpu"), channels_last=True,
         pin_memory=False, timeout_seconds=100, skip_failures=False, ahead=0,
@@ -60,7 +62,7 @@ def ours(files: list[str], transform: Callable[[Any], Any], purpose: str) -> Loa
 
 
 def measure(title: str, root: Path, transform: Callable[[Any], Any], purpose: str, rounds: int) -> None:
-    loader = ours(files_below(root), transform, purpose)
+    loader = ours(files_below(root), transform, purpose, title)
     plain = DataLoader(datasets.ImageFolder(str(root), transform), batch_size=32, shuffle=purpose == "augment")
     first, later, theirs = per_second(loader.epoch(1)), [], []
     for epoch in range(2, rounds + 2):
@@ -82,6 +84,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
     print(f"{'images/s':40} {'plain':>9} {'1st epoch':>9} {'later':>9}")
     with tempfile.TemporaryDirectory() as folder:
         sets = {

@@ -30,6 +30,7 @@ _FIXED = (
     v1.Resize, v1.CenterCrop, v1.Pad, v1.Grayscale,
     v2.Resize, v2.CenterCrop, v2.Pad, v2.Grayscale, v2.RGB, v2.ToImage, v1.PILToTensor, v2.PILToTensor,
 )  # fmt: skip
+_SIZED = (v1.Resize, v1.CenterCrop, v2.Resize, v2.CenterCrop)  # Pillow and torchvision copy what has the size already
 # Every value becomes another one, whatever stands beside it.
 _TO_TENSOR = (v1.ToTensor, v1.PILToTensor, v2.ToImage, v2.PILToTensor)
 _TO_FLOAT = (v1.ConvertImageDtype, v2.ConvertImageDtype, v2.ToDtype)
@@ -89,6 +90,17 @@ class Plan:
     def all_on_arrays(self) -> bool:
         """Whether `arrays` do all that is drawn."""
         return len(self.arrays) == len(self.each) > 0
+
+    @property
+    def takes_arrays(self) -> bool:
+        """Whether `draw` gains from pixels instead of a PIL image."""
+        return len(self.arrays) > 0 or not self.each
+
+    def keeps(self, size: Size) -> bool:
+        """Tell whether `once` does nothing with an image of this size: it has the one that it shall get."""
+        return all(
+            type(step) in _SIZED and list(_pair(getattr(step, "size", None))) == list(size) for step in self.once
+        )
 
     def without_finish(self) -> Plan:
         """Return the plan that does all that follows `once` for each image."""
@@ -223,6 +235,11 @@ class Finish:
             with torch.inference_mode(False):  # validation may ask first, and training uses them too
                 self._rows[key] = [number.to(floats.device) for number in shaped]
         return self._rows[key]
+
+
+def _pair(size: Any) -> Sequence[int]:
+    """Return (height, width), () of a single number: `Resize` means the shorter side by it."""
+    return size if isinstance(size, list | tuple) and len(size) == 2 else ()
 
 
 def _three(numbers: Any) -> Tensor:

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from pochitrain.config.mistakes import raised_by_user
 from pochitrain.config.source import is_user_code
 from pochitrain.data.ahead import Ahead
-from pochitrain.data.decode import decode_image, decode_pixels
+from pochitrain.data.decode import decode_image, decode_pixels, decode_with_remark
 from pochitrain.data.drawing import Size
 from pochitrain.data.one_thread import one_thread
 from pochitrain.data.own import label_number
@@ -135,13 +135,15 @@ class Samples(Dataset[Any]):
         """
         if self.store is None or self.labels is None:
             return self.plan.prepare(decode_image(self.items[index]))
-        made, as_pixels = list[Any](), bool(self.plan.arrays)
+        made, as_pixels = list[Any](), self.plan.takes_arrays
 
         def make() -> Any:
-            if as_pixels and not self.plan.once and (plain := decode_pixels(self.items[index])) is not None:
+            plain = decode_pixels(self.items[index])
+            if plain is not None and as_pixels and self.plan.keeps((plain.shape[0], plain.shape[1])):
                 made.append(plain)
                 return "RGB", plain
-            image = self.plan.prepare(decode_image(self.items[index]))
+            image = decode_with_remark(self.items[index])[0] if plain is None else Image.fromarray(plain)
+            image = self.plan.prepare(image)
             pixels = to_pixels(image)
             made.append(pixels[1] if pixels and as_pixels and pixels[0] == "RGB" else image)
             return pixels

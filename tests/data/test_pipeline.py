@@ -24,7 +24,7 @@ from pochitrain.data import cache, reading
 from pochitrain.data.cache import disk_store, memory_store, pipeline_key
 from pochitrain.data.decode import decode_image
 from pochitrain.data.loaders import Loader
-from pochitrain.data.pipeline import plan_of
+from pochitrain.data.pipeline import Plan, plan_of
 from pochitrain.data.reading import Samples
 from pochitrain.data.store import Store
 from pochitrain.engine import feed
@@ -215,6 +215,37 @@ def test_a_plan_gives_what_the_transform_gives(
                 assert torch.equal(images, wanted[epoch - 1])
             loader.close()
             assert store is None or store.count() == (0 if name == "one channel three times" else len(paths))
+
+
+@pytest.mark.parametrize("random", [[], [v1.RandomHorizontalFlip()]], ids=["fixed", "flipped"])
+@pytest.mark.parametrize(
+    ("step", "none_to_do"),
+    [
+        (v1.Resize((20, 30)), True),
+        (v2.Resize([20, 30]), True),
+        (v1.CenterCrop((20, 30)), True),
+        (v1.Resize(20), False),  # the shorter side: nothing to do either, but that is for the step to know
+        (v1.Resize((30, 20)), False),
+        (v2.CenterCrop(20), False),
+        (v1.Grayscale(3), False),
+    ],
+    ids=repr,
+)
+def test_a_step_is_spared_an_image_that_has_its_size(
+    step: Any, none_to_do: bool, random: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        picture(number, (30, 20)).save(tmp_path / f"{number}.jpg")
+    files, transform = sorted(map(str, tmp_path.iterdir())), v1.Compose([step, *random, v1.ToTensor()])
+    wanted = [expected(files, transform, epoch, "augment") for epoch in (1, 2)]
+    monkeypatch.setattr(cache, "_in_memory", {})
+    loader = loader_of(files, transform, "augment", store=memory_store("spared", 10**8))
+    prepared: list[Any] = []
+    prepare = Plan.prepare
+    monkeypatch.setattr(Plan, "prepare", lambda plan, image: prepared.append(image) or prepare(plan, image))
+    assert all(torch.equal(given(loader, epoch), wanted[epoch - 1]) for epoch in (1, 2))
+    assert len(prepared) == (0 if none_to_do else 3)
+    loader.close()
 
 
 LARGE = {  # what torch computes otherwise in two threads than in one, from 32 768 values on
