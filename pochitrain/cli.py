@@ -17,7 +17,7 @@ from pochitrain.durable import disk_error
 from pochitrain.errors import PochiError
 from pochitrain.leaving import leave, silence, spare_libraries
 from pochitrain.locale import _
-from pochitrain.usage import Command, Group, usage_problem
+from pochitrain.usage import Command, Group, show_versions, usage_problem
 
 INTERRUPTED = 130  # 128 + SIGINT
 DEFAULT_CONFIG = Path("configs/pochi_train_config.py")
@@ -48,20 +48,10 @@ DebugOption = Annotated[bool, typer.Option("--debug", help=_("Show the traceback
 WorkDirOption = Annotated[Path, typer.Option("--work-dir", metavar="DIR", help=_("Where experiments are kept."))]
 
 
-def _show_versions(asked: bool) -> None:
-    if asked:
-        from importlib.metadata import version
-        from platform import python_version
-
-        names = ("pochitrain", "torch", "torchvision")
-        typer.echo(", ".join([*(f"{name} {version(name)}" for name in names), f"Python {python_version()}"]))
-        raise typer.Exit()
-
-
 @app.callback()
 def pochi(
     versions: Annotated[
-        bool, typer.Option("--version", callback=_show_versions, is_eager=True, help=_("Show the versions and exit."))
+        bool, typer.Option("--version", callback=show_versions, is_eager=True, help=_("Show the versions and exit."))
     ] = False,
 ) -> None:
     pass

@@ -6,8 +6,11 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
+from platform import python_version
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 from pochitrain.errors import Problem
@@ -85,3 +88,11 @@ def _with_config(name: str, context: Any) -> str:
         return ""
     at = given.index(name)
     return shlex.join(["pochi", *command, *given[:at], "--config", *given[at:]])
+
+
+def show_versions(asked: bool) -> None:
+    """Say what a report of a bug needs, and end."""
+    if asked:
+        names = ("pochitrain", "torch", "torchvision")
+        typer.echo(", ".join([*(f"{name} {version(name)}" for name in names), f"Python {python_version()}"]))
+        raise typer.Exit()

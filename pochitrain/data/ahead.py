@@ -1,4 +1,4 @@
-"""Threads that make images while the model computes, without the pace that Python's lock takes from small tasks."""
+"""Threads that make images while the model computes; in tasks of several images, where one is soon done."""
 
 from __future__ import annotations
 

@@ -78,7 +78,8 @@ def _store_in_memory(limit_bytes: int) -> Store:
     if hasattr(os, "memfd_create"):
         flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
         files = [os.memfd_create(f"pochitrain {name}", flags) for name in ("pixels", "index")]
-        fcntl.fcntl(files[0], fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)  # so that `Store.view` is safe
+        with contextlib.suppress(OSError, AttributeError):  # not everywhere; `Store.view` then copies
+            fcntl.fcntl(files[0], fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
         pixels, index = (f"/proc/{os.getpid()}/fd/{file}" for file in files)
         store = Store(pixels, index, limit_bytes, lasting=False)
         weakref.finalize(store, close_files, files)  # the paths lead to them as long as they are open

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import pickle
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,6 +77,30 @@ def test_every_kind_comes_back_in_its_shape(kind: str) -> None:
     place = store.add([key(1)], kind, array)
     assert place is not None
     assert np.array_equal(store.read(place), array)
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_an_image_is_looked_at_in_place_where_its_file_cannot_shrink(
+    sealed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_given: Any) -> int:
+        raise OSError(errno.EINVAL, "no seals here")
+
+    if not sealed:
+        monkeypatch.setattr(fcntl, "fcntl", refused)
+    monkeypatch.setattr(cache, "_in_memory", {})
+    store = memory_store(f"seen, sealed {sealed}", 10**7)
+    seen = []
+    for number in range(3000):  # the file grows, and an array that was given stays good
+        place = store.add([key(number)], "RGB", pixels(number))
+        assert place is not None
+        if number % 500 == 0:
+            seen.append((number, store.view(place)))
+    assert all(np.array_equal(array, pixels(number)) for number, array in seen)
+    assert [array.flags.writeable for _number, array in seen] == [not sealed] * 6
+    if sealed:
+        with pytest.raises(PermissionError):
+            os.truncate(store.paths[0], 0)
 
 
 def _fill(paths: tuple[str, str], numbers: list[int]) -> None:

@@ -251,16 +251,24 @@ def test_what_was_to_be_pruned_is_not_run_again(opened: Open, tmp_path: Path, pr
     assert after.ask() is None
 
 
+def uninterrupted(
+    opened: Open, pruner: str, trials: int, seed: int
+) -> tuple[dict[str, Any], list[list[float]], list[int]]:
+    """Return (settings, the curve of each trial, after how many epochs each ends when nothing is killed)."""
+    drawn = random.Random(seed)
+    curves = [[start + n for n in range(9)] for start in (drawn.random() * 100 for _trial in range(trials))]
+    settings = {"pruner": pruner, "n_trials": trials, "optuna_epochs": 9, "sampler": "RandomSampler"}
+    lengths = run_curves(opened(**settings), curves)
+    assert {1, 9} < set(lengths)
+    return settings, curves, lengths
+
+
 @pytest.mark.parametrize("pruner", ["SuccessiveHalvingPruner", "HyperbandPruner"])
 def test_a_kill_before_the_answer_is_known_changes_no_pruning(
     opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pruner: str
 ) -> None:
     """Optuna notes that a trial was compared before it compares."""
-    drawn = random.Random(1)
-    curves = [[start + n for n in range(9)] for start in (drawn.random() * 100 for _trial in range(16))]
-    settings = {"pruner": pruner, "n_trials": 16, "optuna_epochs": 9, "sampler": "RandomSampler"}
-    straight = run_curves(opened(**settings), curves)
-    assert {1, 9} < set(straight)
+    settings, curves, straight = uninterrupted(opened, pruner, trials=16, seed=1)
     own, lengths = opened(**settings), []
     for curve in curves:
         killed = own.ask()
@@ -297,11 +305,7 @@ def test_a_trial_that_is_run_again_is_not_asked_where_it_went_on(opened: Open) -
 
 @pytest.mark.parametrize("pruner", ["SuccessiveHalvingPruner", "HyperbandPruner"])
 def test_an_interruption_changes_no_pruning(opened: Open, pruner: str) -> None:
-    drawn = random.Random(0)
-    curves = [[start + n for n in range(9)] for start in (drawn.random() * 100 for _trial in range(40))]
-    settings = {"pruner": pruner, "n_trials": 40, "optuna_epochs": 9, "sampler": "RandomSampler"}
-    straight = run_curves(opened(**settings), curves)
-    assert {1, 9} < set(straight)
+    settings, curves, straight = uninterrupted(opened, pruner, trials=40, seed=0)
     own, lengths = opened(**settings), []
     for curve in curves:
         first = own.ask()
