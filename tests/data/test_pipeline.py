@@ -436,6 +436,10 @@ def test_small_images_are_left_to_few_threads(
     assert reading_ahead(32, size, seconds) == expected
 
 
+def test_a_task_leaves_room_for_the_next_where_batches_are_small() -> None:
+    assert reading_ahead(4, 3_000, 5e-5) == {"threads": 1, "together": 4, "ahead": 8}
+
+
 def test_an_image_is_measured_by_those_that_can_be_read(paths: list[str], tmp_path: Path) -> None:
     transform = v1.Compose([v1.Resize((20, 10)), v1.ToTensor()])
     missing = [str(tmp_path / "missing.png")]

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -95,6 +96,32 @@ def test_the_model_files_stand_alone(write_config: WriteConfig) -> None:
     assert last["epoch"] == len(history)
     assert last["val_transform"]["name"] == "v1.ToTensor"
     assert last["settings"]["learning_rate"] == 0.01
+
+
+def test_the_best_weights_are_those_of_their_epoch_although_training_goes_on(
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_config()
+    wanted = train(load_config(path, {"epochs": 1, "work_dir": str(tmp_path / "one")})).experiment.best_pt
+    write, wait, trained_on = Checkpoints._write, Checkpoints.wait, threading.Event()
+
+    def late(*given: Any) -> None:
+        assert trained_on.wait(60)
+        write(*given)
+
+    def asked(checkpoints: Checkpoints) -> None:
+        if checkpoints._pending is not None:  # the second epoch is over, or the run
+            trained_on.set()
+        wait(checkpoints)
+
+    monkeypatch.setattr(Checkpoints, "_write", late)
+    monkeypatch.setattr(Checkpoints, "wait", asked)
+    monkeypatch.setattr("pochitrain.tasks.train.best_epoch", lambda _history, _monitor: 1)
+    experiment = train(load_config(path)).experiment
+    best, last, first = (torch.load(p, weights_only=True) for p in (experiment.best_pt, experiment.last_pt, wanted))
+    assert best["epoch"] == 1
+    assert same_state(best["model"], first["model"])
+    assert not same_state(best["model"], last["model"])
 
 
 def test_complete_is_complete_and_more_epochs_continue_to_the_bit(
